@@ -1,0 +1,56 @@
+"""Turn a large CT segmentation network into a small one, without losing the tumour. Research use only."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hlfd.distill.distiller import Distiller, Term
+    from hlfd.distill.features import FrozenTeacher, TapInfo, Tapped
+    from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss
+    from hlfd.errors import InputError
+    from hlfd.inference import predict
+    from hlfd.recipe import Recipe
+    from hlfd.segmenter import Segmenter
+    from hlfd.study.compare import compare
+    from hlfd.volume import Volume
+
+_HOME = {
+    "Distiller": "hlfd.distill.distiller",
+    "FrozenTeacher": "hlfd.distill.features",
+    "ImportanceMapLoss": "hlfd.distill.losses",
+    "InputError": "hlfd.errors",
+    "PixelLoss": "hlfd.distill.losses",
+    "Recipe": "hlfd.recipe",
+    "SegmentationLoss": "hlfd.distill.losses",
+    "Segmenter": "hlfd.segmenter",
+    "TapInfo": "hlfd.distill.features",
+    "Tapped": "hlfd.distill.features",
+    "Term": "hlfd.distill.distiller",
+    "Volume": "hlfd.volume",
+    "compare": "hlfd.study.compare",
+    "predict": "hlfd.inference",
+}
+
+__all__ = [
+    "Distiller",
+    "FrozenTeacher",
+    "ImportanceMapLoss",
+    "InputError",
+    "PixelLoss",
+    "Recipe",
+    "SegmentationLoss",
+    "Segmenter",
+    "TapInfo",
+    "Tapped",
+    "Term",
+    "Volume",
+    "compare",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use, so that `hlfd --help` doesn't wait for torch.
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'hlfd' has no attribute '{name}'")

@@ -1,0 +1,46 @@
+"""Case and DataSource: what every source plug-in builds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hlfd.labels import Labels
+from hlfd.volume import Volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """One examination of one patient.
+
+    Attributes:
+        id: unique in its source; also the stem of the files we write for the case.
+        patient: splits never divide a patient.
+        image: the image file, or one file per slice.
+        label: the label file or files, or None for a case without labels.
+    """
+
+    id: str
+    patient: str
+    image: tuple[Path, ...]
+    label: tuple[Path, ...] | None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set on disk.
+
+    Attributes:
+        name: the plug-in's name.
+        cases: in the order of their ids.
+        labels: what the label files hold and what a network learns from them.
+        window_hu: intensities mapped to [-1, 1] unless the user says otherwise.
+        read_image: case -> Volume in HU (float32).
+        read_label: case -> Volume of class indices (uint8) on the grid of the image.
+    """
+
+    name: str
+    cases: Sequence[Case]
+    labels: Labels
+    window_hu: tuple[float, float]
+    read_image: Callable[[Case], Volume]
+    read_label: Callable[[Case], Volume]

@@ -1,0 +1,17 @@
+"""The one exception a user's mistake raises. The command line shows its message as one line, exit code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Input that can't be used: the message names the file, case or key, what was expected and what came."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the known word closest to ``word``, else the list of known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean '{close[0]}'? known: {', '.join(known)})"
+    return f" (known: {', '.join(known) or 'none'})"

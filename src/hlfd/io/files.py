@@ -1,0 +1,79 @@
+"""Files written whole or not at all."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+
+@contextmanager
+def replacing(path: str | Path, suffix: str = ".tmp") -> Generator[Path]:
+    """A temporary path beside ``path`` for the caller to write, which takes the place of ``path`` when the block ends.
+
+    The folder is created. A reader sees the old file or the new one, never a part; if the block fails, the temporary
+    file is removed and whatever was at ``path`` stays.
+
+    Args:
+        path: the file to write.
+        suffix: what the temporary name ends in, for writers that go by the name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(_mode(path))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> Path:
+    """Write ``data`` (text as UTF-8) to ``path``, whole or not at all. The folder is created."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    return Path(path)
+
+
+def write_json(path: str | Path, obj: object) -> Path:
+    """Write ``obj`` as indented JSON, atomically: numpy values and paths are fine, NaN and infinity become null.
+
+    Raises:
+        TypeError: for a value JSON has no form for.
+    """
+    return write_atomic(path, json.dumps(jsonable(obj), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def jsonable(obj: object) -> Any:
+    """``obj`` as plain Python: mappings with string keys, lists, and numbers, where NaN and infinity become None."""
+    if isinstance(obj, Mapping):
+        return {str(key): jsonable(value) for key, value in cast(Mapping[object, object], obj).items()}
+    if isinstance(obj, np.ndarray | np.generic):
+        return jsonable(cast(object, obj.tolist()))
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Path):
+        return str(obj)
+    if isinstance(obj, Sequence) and not isinstance(obj, str | bytes):
+        return [jsonable(value) for value in cast(Sequence[object], obj)]
+    return obj
+
+
+def _mode(path: Path) -> int:
+    """Permissions for the new file: those of the one it replaces, else what the process's umask allows."""
+    if path.exists():
+        return path.stat().st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

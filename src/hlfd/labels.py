@@ -1,0 +1,74 @@
+"""Labels: what the values of a source's label files mean, and what a network predicts from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hlfd.errors import InputError
+
+Task = Literal["tumor", "organ", "both"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes a network predicts, and the regions they are judged on.
+
+    Attributes:
+        raw: value in a label file -> class index; 0 is background. A value that is not listed is an error.
+        regions: name -> the class indices it is made of. An organ contains its tumour, so with the task ``both``
+            ``{"kidney": (1, 2), "tumor": (2,)}``.
+        names: class index - 1 -> name, for the foreground classes.
+    """
+
+    raw: Mapping[int, int]
+    regions: Mapping[str, tuple[int, ...]]
+    names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes with background: the channels of the logits."""
+        return len(self.names) + 1
+
+    def to_classes(self, values: np.ndarray, where: str) -> np.ndarray:
+        """Values of a label file as class indices (uint8, same shape). Raises `InputError` for a value not declared."""
+        present = np.unique(values)
+        unknown = [v for v in present.tolist() if v not in self.raw]
+        if unknown:
+            shown = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            raise InputError(f"{where}: unknown label values {shown}; expected only {sorted(self.raw)}")
+        classes = np.zeros(values.shape, dtype=np.uint8)
+        for value in present.tolist():
+            if self.raw[int(value)]:
+                classes[values == value] = self.raw[int(value)]
+        return classes
+
+    def region(self, classes: np.ndarray, name: str) -> np.ndarray:
+        """Boolean mask of region ``name`` in an array of class indices."""
+        return np.isin(classes, self.regions[name])
+
+
+def organ_and_tumor(
+    task: Task, organ: str, organ_value: int = 1, tumor_value: int | None = 2, ignore: tuple[int, ...] = ()
+) -> Labels:
+    """Labels of a source with an organ and, unless ``tumor_value`` is None, its tumour.
+
+    Args:
+        task: ``tumor`` (binary), ``organ`` (binary, the organ with its tumour) or ``both`` (two classes).
+        organ: the organ's name, for example ``kidney``.
+        organ_value, tumor_value: their values in the label files.
+        ignore: further values in the files that count as background.
+    """
+    if tumor_value is None and task != "organ":
+        raise InputError(f"task '{task}' needs a tumour label and this source has none: use task 'organ'")
+    organ_class = 0 if task == "tumor" else 1
+    tumor_class = 2 if task == "both" else 1
+    raw = {0: 0, **dict.fromkeys(ignore, 0), organ_value: organ_class}
+    if tumor_value is not None:
+        raw[tumor_value] = tumor_class
+    if task == "tumor":
+        return Labels(raw, {"tumor": (1,)}, ("tumor",))
+    if task == "organ":
+        return Labels(raw, {organ: (1,)}, (organ,))
+    return Labels(raw, {organ: (1, 2), "tumor": (2,)}, (organ, "tumor"))
