@@ -1,0 +1,145 @@
+"""The prepared data set on disk: a chunk a slice, compressed with blosc2, a JSON file beside each case."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from hlfd.cases import Case
+from hlfd.data.preprocess import Preprocess
+from hlfd.errors import InputError
+from hlfd.io.files import write_atomic, write_json
+from hlfd.volume import Volume
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """What is known of a prepared case without reading its voxels.
+
+    Attributes:
+        shape: slices, rows, columns.
+        counts: pixels of each class in each slice, shape (slices, classes); empty for a case without labels.
+        cropped_away: labelled pixels that lie outside the crop.
+    """
+
+    id: str
+    patient: str
+    shape: tuple[int, int, int]
+    counts: np.ndarray
+    cropped_away: int
+
+
+class Store:
+    """A prepared data set, opened read-only. Any number of processes may read it.
+
+    Raises:
+        InputError: no store there, one of another version, or one whose preparation has not finished.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        settings = read_settings(root)
+        if settings is None:
+            raise InputError(f"{root}: no prepared store here; run 'hlfd prepare' first")
+        self.preprocess = Preprocess(**settings["preprocess"])
+        self.classes: int = settings["classes"]
+        missing = [c for c in settings["cases"] if not _side(root, c).exists()]
+        if missing:
+            raise InputError(
+                f"{root}: preparation has not finished, {len(missing)} of {len(settings['cases'])} cases are missing; "
+                "run the same 'hlfd prepare' again"
+            )
+        self.cases = {c: _stored(json.loads(_side(root, c).read_text())) for c in settings["cases"]}
+
+    @property
+    def patients(self) -> list[str]:
+        """Sorted, each once."""
+        return sorted({case.patient for case in self.cases.values()})
+
+    def slices(self, case: str) -> tuple[Any, Any]:
+        """Image (float16) and label (uint8) of a case, (slices, rows, columns) each; a slice is read when indexed."""
+        image, label = (blosc2.open(str(_file(self.root, case, kind)), mode="r") for kind in ("image", "label"))
+        return image, label
+
+
+def read_settings(root: Path) -> dict[str, Any] | None:
+    """The store's settings, or None if ``root`` holds no store. Raises `InputError` for one of another version."""
+    path = root / "store.json"
+    if not path.exists():
+        return None
+    settings = json.loads(path.read_text())
+    if settings.get("version") != VERSION:
+        raise InputError(
+            f"{path}: expected a store of version {VERSION}, got version {settings.get('version')}; prepare it again"
+        )
+    return settings
+
+
+def write_case(
+    root: Path,
+    case: Case,
+    image: Volume,
+    label: Volume,
+    *,
+    preprocess: Preprocess,
+    classes: int,
+    source: list[list[Any]],
+) -> None:
+    """Write one prepared case. The JSON file comes last: where it exists the case is whole."""
+    pixels = preprocess.to_crop(image.voxels, -1.0).astype(np.float16)
+    targets = preprocess.to_crop(label.voxels, 0)
+    counts = np.stack([(targets == c).sum((1, 2)) for c in range(classes)], axis=1)
+    for kind, array in (("image", pixels), ("label", targets)):
+        write_atomic(_file(root, case.id, kind), _pack(array))
+    side = {
+        "version": VERSION,
+        "patient": case.patient,
+        "shape": list(pixels.shape),
+        "affine_before_crop": image.affine.tolist(),
+        "counts": counts.tolist(),
+        "cropped_away": int((label.voxels > 0).sum() - (targets > 0).sum()),
+        "source": source,
+    }
+    write_json(_side(root, case.id), {"id": case.id, **side})
+
+
+def finished(root: Path, case: str, source: list[list[Any]]) -> bool:
+    """Whether the case has been prepared from files that have not changed since."""
+    side = _side(root, case)
+    return side.exists() and json.loads(side.read_text())["source"] == source
+
+
+def _pack(array: np.ndarray) -> bytes:
+    chunk = (1, *array.shape[1:])
+    packed: Any = blosc2.asarray(
+        np.ascontiguousarray(array),  # pyright: ignore[reportArgumentType]
+        chunks=chunk,
+        blocks=chunk,
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+    )
+    return packed.to_cframe()
+
+
+def _stored(side: dict[str, Any]) -> StoredCase:
+    return StoredCase(side["id"], side["patient"], tuple(side["shape"]), np.array(side["counts"]), side["cropped_away"])
+
+
+def _file(root: Path, case: str, kind: str) -> Path:
+    return root / "cases" / f"{case}.{kind}.b2nd"
+
+
+def _side(root: Path, case: str) -> Path:
+    return root / "cases" / f"{case}.json"
+
+
+def iterate_slices(store: Store, patients: set[str]) -> Iterator[tuple[str, int]]:
+    """(case, slice) of every slice of these patients."""
+    for case in store.cases.values():
+        if case.patient in patients:
+            yield from ((case.id, k) for k in range(case.shape[0]))

@@ -1,0 +1,72 @@
+"""A folder of 2D slices: ``images/`` and ``masks/`` with equal names, ``case_XXXXX_slice_YYYY.png``."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from hlfd.cases import Case, DataSource
+from hlfd.errors import InputError
+from hlfd.io import images
+from hlfd.labels import Task, organ_and_tumor
+from hlfd.sources import _layouts
+from hlfd.volume import Volume
+
+_NAME = re.compile(r"(?P<patient>.+)_slice_(?P<number>\d+)$")
+
+
+def build(
+    root: Path,
+    *,
+    task: Task = "organ",
+    organ: str = "organ",
+    organ_value: int = 1,
+    tumor_value: int | None = None,
+    window_hu: tuple[float, float] = (0.0, 255.0),
+) -> DataSource:
+    """2D slices as PNG or NPY; all slices of a patient are one case.
+
+    Args:
+        root: the folder with ``images/`` and ``masks/``.
+        task: what to learn: ``tumor``, ``organ`` (with its tumour) or ``both``.
+        organ: the organ's name in tables.
+        organ_value, tumor_value: values in the masks; ``tumor_value`` None: the masks know no tumour.
+        window_hu: pixel values mapped to [-1, 1]; 8-bit files usually hold HU cut to 0..255.
+
+    The files carry no spacing: distances and volumes count pixels.
+    """
+    image_folder, mask_folder = _layouts.require_folder(root) / "images", root / "masks"
+    files = [p for p in sorted(_layouts.require_folder(image_folder).iterdir()) if p.suffix in images.SUFFIXES]
+    if not files:
+        raise InputError(f"{image_folder}: expected case_XXXXX_slice_YYYY.png or .npy, found none")
+    patients: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        match = _NAME.match(path.stem)
+        if match is None:
+            raise InputError(f"{path}: expected a name like case_XXXXX_slice_YYYY{path.suffix}")
+        patients[match["patient"]].append(path)
+    cases: list[Case] = []
+    for patient, paths in sorted(patients.items()):
+        paths.sort(key=lambda p: _layouts.by_number(p.stem))
+        masks = [next((m for s in images.SUFFIXES if (m := mask_folder / (p.stem + s)).is_file()), None) for p in paths]
+        for path, mask in zip(paths, masks, strict=True):
+            if mask is None:
+                raise InputError(f"{path}: has no mask, expected {mask_folder / path.name}")
+        cases.append(Case(patient, patient, tuple(paths), tuple(m for m in masks if m)))
+    labels = organ_and_tumor(task, organ, organ_value, tumor_value)
+
+    def read_image(case: Case) -> Volume:
+        return images.read_stack(case.image)
+
+    def read_label(case: Case) -> Volume:
+        assert case.label is not None
+        masks: list[np.ndarray] = []
+        for image, mask in zip(case.image, case.label, strict=True):
+            pixels, expected = images.read_slice(mask), images.read_slice(image).shape
+            if pixels.shape != expected:
+                raise InputError(f"{mask}: expected the image's shape {expected}, got {pixels.shape}")
+            masks.append(labels.to_classes(pixels, str(mask)))
+        return Volume(np.stack(masks), images.SLICE_AFFINE)
+
+    return DataSource("slices", cases, labels, window_hu, read_image, read_label)
