@@ -1,0 +1,36 @@
+"""Several taps as one tensor, and the learned heads that turn features into class scores."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hlfd.distill.features import Features
+from hlfd.distill.losses import resize
+
+
+def fuse(features: Features, taps: Sequence[str]) -> Tensor:
+    """cat(a, b, ...): all taps resized to the smallest of them, concatenated over channels."""
+    tensors = [features[tap] for tap in taps]
+    smallest = min(tensors, key=lambda t: t.shape[2:].numel())
+    return tensors[0] if len(tensors) == 1 else torch.cat([resize(t, smallest) for t in tensors], dim=1)
+
+
+class Head(nn.Module):
+    """g(a): a learned 1x1 convolution to class scores, for images of any number of axes.
+
+    Built once from the tap's channels, so it is a parameter before the optimiser exists.
+    """
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, channels))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N x C x spatial -> N x classes x spatial."""
+        spatial = features.ndim - 2
+        convolve = F.conv2d if spatial == 2 else F.conv3d
+        return convolve(features, self.weight[(..., *[None] * spatial)], self.bias)
