@@ -1,0 +1,43 @@
+"""predict: a CT volume in, a label map out on the same grid."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from hlfd.data.preprocess import AXCODES, resize
+from hlfd.progress import Advance
+from hlfd.segmenter import Segmenter
+from hlfd.volume import Volume
+
+
+@torch.inference_mode()
+def predict(model: Segmenter, image: Volume, *, batch_size: int = 4, advance: Advance | None = None) -> Volume:
+    """Segment a volume.
+
+    Args:
+        model: the network with its preprocessing.
+        image: HU on any grid: any orientation, spacing and size.
+        batch_size: slices at a time.
+        advance: called with the number of slices done.
+
+    Returns:
+        class indices (uint8) with the shape and affine of ``image``. Scores are resized to the native plane
+        before argmax, so borders are as fine as the image.
+    """
+    upright = image.oriented(AXCODES)
+    native_plane = upright.shape[1:]
+    prepared = model.preprocess.image(image).voxels
+    multiple = max(tap.stride for tap in model.network.info().values())
+    network = model.network.network
+    device = next(network.parameters()).device
+    labels = np.empty(upright.shape, dtype=np.uint8)
+    for start in range(0, len(prepared), batch_size):
+        slices = torch.from_numpy(prepared[start : start + batch_size])[:, None].to(device)
+        rows, columns = slices.shape[2:]
+        padding = (0, -columns % multiple, 0, -rows % multiple)
+        padded = F.pad(slices, padding, value=-1.0).contiguous(memory_format=torch.channels_last)
+        scores = network(padded)[..., :rows, :columns].float()
+        labels[start : start + batch_size] = resize(scores, native_plane).argmax(1).byte().cpu().numpy()
+        if advance is not None:
+            advance(len(slices))
+    return image.like(Volume(labels, upright.affine).oriented(image.axcodes).voxels)

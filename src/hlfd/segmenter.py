@@ -1,0 +1,151 @@
+"""Segmenter: a trained network with its preprocessing and labels, in a folder without pickle."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from hlfd import plugins
+from hlfd.data.preprocess import Preprocess
+from hlfd.distill.features import Tapped
+from hlfd.errors import InputError
+from hlfd.io.files import write_atomic, write_json
+from hlfd.labels import Labels
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """What it takes to segment a CT volume, and nothing of the training.
+
+    Attributes:
+        network: the network, in eval mode.
+        network_name, network_options: the plug-in that rebuilds it.
+        preprocess: what was done to the images it learned from.
+        labels: what its classes mean.
+        learned_from: `patient_keys` of the patients used to train it or to choose it.
+        facts: how it was made: recipe, seed, method, scores. For people; nothing reads it to decide.
+    """
+
+    network: Tapped
+    network_name: str
+    network_options: Mapping[str, Any]
+    preprocess: Preprocess
+    labels: Labels
+    learned_from: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        self.network.eval()
+        if self.network.classes != self.labels.classes:
+            raise InputError(f"network of {self.network.classes} classes, labels of {self.labels.classes}")
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable values of the network."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def description(self) -> str:
+        """Class indices and their names, for a NIfTI header: ``hlfd 1=kidney 2=tumor``."""
+        return "hlfd " + " ".join(f"{i}={name}" for i, name in enumerate(self.labels.names, 1))
+
+    def save(self, folder: Path) -> Path:
+        """Write ``model.safetensors`` and, last, ``model.json``, each atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = safetensors.torch.save({k: v.contiguous() for k, v in self.network.network.state_dict().items()})
+        write_atomic(folder / "model.safetensors", weights)
+        write_json(
+            folder / "model.json",
+            {
+                "version": VERSION,
+                "network": {"name": self.network_name, **self.network_options},
+                "in_channels": self.network.in_channels,
+                "dims": self.network.dims,
+                "preprocess": self.preprocess.model_dump(mode="json"),
+                "labels": {
+                    "names": list(self.labels.names),
+                    "regions": {k: list(v) for k, v in self.labels.regions.items()},
+                    "raw": {str(k): v for k, v in self.labels.raw.items()},
+                },
+                "weights_sha256": hashlib.sha256(weights).hexdigest(),
+                "learned_from": sorted(self.learned_from),
+                "facts": dict(self.facts),
+                "versions": versions(),
+                "notice": "Research use only. Not a medical device.",
+            },
+        )
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "Segmenter":
+        """Read a folder written by `save`.
+
+        Raises:
+            InputError: no model there, another version, weights that are damaged or of another network.
+        """
+        path, weights_path = folder / "model.json", folder / "model.safetensors"
+        for needed in (path, weights_path):
+            if not needed.is_file():
+                raise InputError(f"{needed}: no such file; expected a folder with model.json and model.safetensors")
+        try:
+            known = json.loads(path.read_text())
+            if known.get("version") != VERSION:
+                raise InputError(f"{path}: expected a model of version {VERSION}, got version {known.get('version')}")
+            raw = known["labels"]
+            labels = Labels(
+                {int(k): v for k, v in raw["raw"].items()},
+                {k: tuple(v) for k, v in raw["regions"].items()},
+                tuple(raw["names"]),
+            )
+            options = dict(known["network"])
+            name = options.pop("name")
+            preprocess = Preprocess(**known["preprocess"])
+            in_channels, dims, sha256 = known["in_channels"], known["dims"], known["weights_sha256"]
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path}: not a model description, {error!r}") from None
+        weights = weights_path.read_bytes()
+        if hashlib.sha256(weights).hexdigest() != sha256:
+            raise InputError(f"{weights_path}: damaged, or not the weights that model.json beside it describes")
+        network = build_network(name, options, labels.classes, in_channels=in_channels, dims=dims)
+        try:
+            network.network.load_state_dict(safetensors.torch.load(weights))
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise InputError(f"{weights_path}: does not fit network '{name}': {str(error).splitlines()[0]}") from None
+        learned_from = frozenset(known["learned_from"])
+        return cls(network, name, options, preprocess, labels, learned_from, known["facts"])
+
+
+def build_network(
+    name: str, options: Mapping[str, Any], classes: int, *, in_channels: int = 1, dims: int = 2
+) -> Tapped:
+    """A network plug-in with fresh weights."""
+    return plugins.load("networks", name, in_channels=in_channels, classes=classes, dims=dims, **options)
+
+
+def patient_keys(data: str, patients: Iterable[str]) -> frozenset[str]:
+    """Keys by which patients are compared between models, without writing their ids into a model.
+
+    Args:
+        data: name of the data set's folder; ids are unique in one data set only.
+    """
+    return frozenset(hashlib.sha256(f"{data}/{p}".encode()).hexdigest()[:16] for p in patients)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    from importlib.metadata import version
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{p: version(p) for p in ("hlfd", "monai")},
+    }
