@@ -1,0 +1,88 @@
+"""What a report is made from. Plain numbers and arrays: no file is read and no network is run to draw it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+RESEARCH_NOTICE = "Research use only; not a medical device."
+
+
+@dataclass(frozen=True, eq=False)
+class PatientPicture:
+    """One axial slice of a test patient, with what every model made of it.
+
+    Attributes:
+        patient: the patient's id.
+        rank: the patient's place among all test patients.
+        image: H x W, HU; rows run to posterior, columns to the patient's left.
+        window_hu: HU shown as black and as white.
+        spacing_mm: distance between rows, between columns.
+        reference: H x W class indices.
+        predictions: model -> H x W class indices.
+        scores: model -> region -> Dice of the whole patient, not of this slice.
+    """
+
+    patient: str
+    rank: Literal["worst", "median", "best"]
+    image: np.ndarray
+    window_hu: tuple[float, float]
+    spacing_mm: tuple[float, float]
+    reference: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+    scores: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class ImportancePicture:
+    """Where the models look in one axial slice.
+
+    Attributes:
+        patient: the patient's id.
+        image: H x W, in any unit (HU, or what the network is given); as in `PatientPicture`.
+        reference: H x W class indices.
+        maps: model -> role (``e1``, ..., ``d2``) -> importance map h x w, not negative, at its own resolution, covering
+            the same field as the image.
+        window: values of the image shown as black and as white; its 1st and 99th percentile if None.
+        spacing_mm: distance between rows, between columns.
+    """
+
+    patient: str
+    image: np.ndarray
+    reference: np.ndarray
+    maps: Mapping[str, Mapping[str, np.ndarray]]
+    window: tuple[float, float] | None = None
+    spacing_mm: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """A report's content.
+
+    Attributes:
+        title, intro: plain text; blank lines in the intro part paragraphs.
+        results: ``{"models": [{"name", "network", "method", "seed", "parameters", "multiply_adds" (per slice),
+            "ms_per_slice", "file_mib", "train_seconds", "labels": {region: {metric: Summary as a dict}}}], "seconds",
+            "versions"}``. Only a model's name is required: what is missing or None shows as a dash. The model named
+            ``teacher`` is what the others are measured against.
+        curves: model -> column (``val/dice``, ``loss/seg``, ``loss/flfd.e1``) -> (step, value) in the order of steps.
+        patients, importance: the pictures.
+        facts: what a reader needs to repeat the run (data, split sizes, hardware, seeds, versions).
+        research_notice: shown at the top and at the end.
+        regions: region -> its class indices, `hlfd.labels.Labels.regions`. Without it the first region of the results
+            is taken to hold every class, and each further one to be one class.
+        ranking: what the patients were ranked by, for example ``tumor Dice of student-hlfd``.
+    """
+
+    title: str
+    intro: str
+    results: Mapping[str, Any]
+    curves: Curves = field(default_factory=dict[str, Mapping[str, Sequence[tuple[int, float]]]])
+    patients: Sequence[PatientPicture] = ()
+    importance: Sequence[ImportancePicture] = ()
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    research_notice: str = RESEARCH_NOTICE
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    ranking: str = ""
