@@ -68,15 +68,18 @@ def list_plugins(
 
     from hlfd import plugins
     from hlfd.errors import InputError, nearest
+    from hlfd.recipe import GIVEN
 
     console = Console()
     kinds = get_args(plugins.Kind)
     if kind not in (*kinds, "all"):
         raise InputError(f"there is no kind '{kind}'{nearest(kind, kinds)}")
     if name is not None and kind != "all":
-        build = plugins.module(cast(plugins.Kind, kind), name).build
-        console.print(f"[bold]{name}[/bold]{inspect.signature(build)}\n", highlight=False, soft_wrap=True)
-        console.print(inspect.getdoc(build) or "", markup=False, highlight=False)
+        chosen = cast(plugins.Kind, kind)
+        options = plugins.defaults(chosen, name, GIVEN[chosen])
+        console.print(inspect.getdoc(plugins.module(chosen, name).build) or "", markup=False, highlight=False)
+        lines = [f"  {key}: {'must be given' if default is ... else default}" for key, default in options.items()]
+        console.print("\n".join(["", "Options and defaults in a recipe:", *lines]), markup=False, highlight=False)
         return
     for each in kinds if kind == "all" else (cast(plugins.Kind, kind),):
         console.print(f"[bold]{each}[/bold]")

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -15,3 +16,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" (did you mean '{close[0]}'? known: {', '.join(known)})"
     return f" (known: {', '.join(known) or 'none'})"
+
+
+def unreadable(path: Path, expected: str, error: Exception) -> InputError:
+    """The `InputError` for a file that its reader gave up on."""
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return InputError(f"{path}: expected {expected}, it can't be read: {reason}")

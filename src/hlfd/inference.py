@@ -21,12 +21,14 @@ def predict(model: Segmenter, image: Volume, *, batch_size: int = 4, advance: Ad
         advance: called with the number of slices done.
 
     Returns:
-        class indices (uint8) with the shape and affine of ``image``. Scores are resized to the native plane
-        before argmax, so borders are as fine as the image.
+        class indices (uint8) with the shape and affine of ``image``. Class probabilities are resized to the native
+        plane before argmax, so borders are as fine as the image. Outside the crop, if there is one, is background.
     """
     upright = image.oriented(AXCODES)
     native_plane = upright.shape[1:]
     prepared = model.preprocess.image(image).voxels
+    plane = (prepared.shape[1], prepared.shape[2])
+    prepared = model.preprocess.to_crop(prepared, -1.0)
     multiple = max(tap.stride for tap in model.network.info().values())
     network = model.network.network
     device = next(network.parameters()).device
@@ -36,8 +38,9 @@ def predict(model: Segmenter, image: Volume, *, batch_size: int = 4, advance: Ad
         rows, columns = slices.shape[2:]
         padding = (0, -columns % multiple, 0, -rows % multiple)
         padded = F.pad(slices, padding, value=-1.0).contiguous(memory_format=torch.channels_last)
-        scores = network(padded)[..., :rows, :columns].float()
-        labels[start : start + batch_size] = resize(scores, native_plane).argmax(1).byte().cpu().numpy()
+        scores = network(padded)[..., :rows, :columns].float().softmax(1)
+        whole = model.preprocess.from_crop(scores, plane)
+        labels[start : start + batch_size] = resize(whole, native_plane).argmax(1).byte().cpu().numpy()
         if advance is not None:
             advance(len(slices))
-    return image.like(Volume(labels, upright.affine).oriented(image.axcodes).voxels)
+    return image.restored(labels, AXCODES)

@@ -33,9 +33,10 @@ def module(kind: Kind, name: str) -> ModuleType:
     """The plug-in's module. ``name`` is one of `names`, or a third party's dotted module path."""
     for point in importlib.metadata.entry_points(group=f"hlfd.{kind}", name=name):
         return point.load()
-    if "." not in name and name not in names(kind):
+    dotted = "." in name.strip(".")
+    if not dotted and name not in names(kind):
         raise InputError(f"there is no {kind[:-1]} '{name}'{nearest(name, names(kind))}")
-    path = name if "." in name else f"hlfd.{kind}.{name}"
+    path = name if dotted else f"hlfd.{kind}.{name}"
     try:
         found = importlib.import_module(path)
     except ModuleNotFoundError as error:
@@ -45,6 +46,15 @@ def module(kind: Kind, name: str) -> ModuleType:
     if not callable(getattr(found, "build", None)):
         raise InputError(f"{kind[:-1]} '{name}': the module has no function build()")
     return found
+
+
+def defaults(kind: Kind, name: str, given: Iterable[str] = ()) -> dict[str, Any]:
+    """A plug-in's options with their defaults; ``...`` for one that must be given."""
+    return {
+        key: ... if p.default is p.empty else p.default
+        for key, p in inspect.signature(module(kind, name).build).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and key not in set(given)
+    }
 
 
 def summary(kind: Kind, name: str) -> str:
@@ -92,6 +102,8 @@ def load(kind: Kind, name: str, *given: Any, **values: Any) -> Any:
 def first_problem(error: ValidationError) -> str:
     """The first of pydantic's complaints as one line: key, what was expected, what came."""
     problem = error.errors()[0]
+    if problem["type"] == "value_error" and "ctx" in problem:  # raised by a check of ours, which says it all
+        return str(problem["ctx"]["error"])
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"'{key}' is missing"

@@ -10,15 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from hlfd import plugins
 from hlfd.cases import DataSource
-from hlfd.data.preprocess import Preprocess
+from hlfd.data.preprocess import InPlane, Preprocess, Window
 from hlfd.errors import InputError, nearest
 from hlfd.plugins import Section
 
-_GIVEN: Mapping[str, tuple[str, ...]] = {
+GIVEN: Mapping[plugins.Kind, tuple[str, ...]] = {
     "sources": (),
     "networks": ("in_channels", "classes", "dims"),
     "methods": ("classes",),
 }
+"""Parameters of a plug-in's ``build`` that the recipe's other parts decide, so they are no options."""
 
 
 class Plugin(BaseModel):
@@ -34,7 +35,7 @@ class Plugin(BaseModel):
 
     def check(self, kind: plugins.Kind) -> None:
         """Raise `InputError` for a name or an option that doesn't exist, without building anything."""
-        plugins.options(kind, self.name, self.options, given=_GIVEN[kind])
+        plugins.options(kind, self.name, self.options, given=GIVEN[kind])
 
 
 class SourcePlugin(Plugin):
@@ -43,13 +44,10 @@ class SourcePlugin(Plugin):
     root: Path
 
 
-class PreprocessSection(Section):
+class PreprocessSection(InPlane):
     """As `hlfd.data.preprocess.Preprocess`; without ``window_hu`` the source's own window is used."""
 
-    window_hu: tuple[float, float] | None = None
-    spacing_mm: float | None = None
-    size: tuple[int, int] | None = None
-    crop: tuple[int, int] | None = None
+    window_hu: Window | None = None
 
 
 class SplitSection(Section):
@@ -181,14 +179,14 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise InputError(f"'{override}': expected key=value")
-        _set(values, key, _parse(value))
+        _set(values, key, _parse(key, value))
     return from_values(values, str(path))
 
 
 def from_values(values: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from nested mappings; errors as `read`, prefixed with ``where``."""
     try:
-        return Recipe(**values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{where}: {_explain(error)}") from None
     except InputError as error:
@@ -224,8 +222,11 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parse(text: str) -> Any:
-    value = yaml.safe_load(text)
+def _parse(key: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{key}: expected a value as YAML, got '{text}'") from None
     if isinstance(value, str):
         try:
             return float(value)  # YAML 1.1 reads 1e-3 as text

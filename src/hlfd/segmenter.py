@@ -110,18 +110,24 @@ class Segmenter:
             name = options.pop("name")
             preprocess = Preprocess(**known["preprocess"])
             in_channels, dims, sha256 = known["in_channels"], known["dims"], known["weights_sha256"]
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: not a model description, {error!r}") from None
+            learned_from, facts = frozenset[str](known["learned_from"]), dict(known["facts"])
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{path}: not a model description, {' '.join(repr(error).split())}") from None
         weights = weights_path.read_bytes()
         if hashlib.sha256(weights).hexdigest() != sha256:
             raise InputError(f"{weights_path}: damaged, or not the weights that model.json beside it describes")
-        network = build_network(name, options, labels.classes, in_channels=in_channels, dims=dims)
+        try:
+            network = build_network(name, options, labels.classes, in_channels=in_channels, dims=dims)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         try:
             network.network.load_state_dict(safetensors.torch.load(weights))
         except (RuntimeError, safetensors.SafetensorError) as error:
-            raise InputError(f"{weights_path}: does not fit network '{name}': {str(error).splitlines()[0]}") from None
-        learned_from = frozenset(known["learned_from"])
-        return cls(network, name, options, preprocess, labels, learned_from, known["facts"])
+            problem = " ".join(str(error).split())[:200]
+            raise InputError(f"{weights_path}: does not fit network '{name}': {problem}") from None
+        return cls(network, name, options, preprocess, labels, learned_from, facts)
 
 
 def build_network(

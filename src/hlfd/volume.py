@@ -51,6 +51,16 @@ class Volume:
         voxels = nib.orientations.apply_orientation(self.voxels, transform)
         return Volume(voxels, self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape))
 
+    def restored(self, voxels: np.ndarray, axcodes: str) -> "Volume":
+        """Voxels in the shape of ``oriented(axcodes)``, back on this volume's own grid.
+
+        Not the same as ``oriented`` to the old axes: where an axis lies between two directions (45 degrees), which of
+        them it points to is a toss-up.
+        """
+        upright = _between(self.affine, axcodes)
+        own = np.array([[axis, 1] for axis in range(3)])
+        return self.like(nib.orientations.apply_orientation(voxels, nib.orientations.ornt_transform(own, upright)))
+
     def like(self, voxels: np.ndarray) -> "Volume":
         """Other voxels of the same shape on the same grid."""
         if voxels.shape != self.shape:

@@ -1,13 +1,15 @@
 """From a CT volume to what a network sees, and back to the volume's own grid."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from hlfd.errors import InputError
 from hlfd.plugins import Section
 from hlfd.volume import Volume
 
@@ -18,29 +20,44 @@ the patient's left."""
 Pixels = Annotated[int, Field(ge=8)]
 
 
-class Preprocess(Section):
-    """Orient, resample in plane, window, crop. Every step but the window and the crop has an inverse.
+class InPlane(Section):
+    """What is done in the plane of a slice.
 
     Attributes:
-        window_hu: the HU mapped to -1 and to 1; what lies outside is clipped.
         spacing_mm: in-plane pixel size to resample to (the nearest that gives whole pixels), mm.
         size: rows and columns to resize a whole slice to, whatever its pixel size; not together with ``spacing_mm``.
-        crop: rows and columns of the central crop (or padding with the window's lower end) that a network trains on.
-            Inference sees the whole slice.
+        crop: rows and columns of the central crop (or padding with the window's lower end) that a network sees. What
+            lies outside is predicted as background.
     """
 
-    window_hu: tuple[float, float]
     spacing_mm: Annotated[float, Field(gt=0)] | None = None
     size: tuple[Pixels, Pixels] | None = None
     crop: tuple[Pixels, Pixels] | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Preprocess":
-        if self.window_hu[0] >= self.window_hu[1]:
-            raise ValueError(f"window_hu must rise, got {self.window_hu}")
+    def _one_way_to_resample(self) -> Self:
         if self.spacing_mm is not None and self.size is not None:
-            raise ValueError("spacing_mm and size exclude each other")
+            raise InputError("preprocess: spacing_mm and size exclude each other")
         return self
+
+
+def _rising(window: tuple[float, float]) -> tuple[float, float]:
+    if window[0] >= window[1]:
+        raise InputError(f"window_hu: expected a lower and a higher end, got {list(window)}")
+    return window
+
+
+Window = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
+class Preprocess(InPlane):
+    """Orient, resample in plane, window, crop. Every step but the window and the crop has an inverse.
+
+    Attributes:
+        window_hu: the HU mapped to -1 and to 1; what lies outside is clipped.
+    """
+
+    window_hu: Window
 
     def image(self, volume: Volume) -> Volume:
         """HU on any grid -> float32 in [-1, 1], axes `AXCODES`, resampled in plane; not yet cropped."""
@@ -64,15 +81,31 @@ class Preprocess(Section):
         """The central crop of (..., rows, columns), padded where the slice is smaller; all of it without ``crop``."""
         if self.crop is None:
             return slices
-        for axis, wanted in zip((-2, -1), self.crop, strict=True):
-            have = slices.shape[axis]
-            start = max((have - wanted) // 2, 0)
-            slices = np.take(slices, range(start, min(start + wanted, have)), axis=axis)
-            before = max((wanted - have) // 2, 0)
-            widths = [(0, 0)] * slices.ndim
-            widths[axis] = (before, wanted - slices.shape[axis] - before)
-            slices = np.pad(slices, widths, constant_values=pad_value)
-        return slices
+        inside, before = self._overlap(slices.shape[-2:])
+        cropped = np.full((*slices.shape[:-2], *self.crop), pad_value, dtype=slices.dtype)
+        cropped[..., before[0], before[1]] = slices[..., inside[0], inside[1]]
+        return cropped
+
+    def from_crop(self, scores: Tensor, plane: tuple[int, int]) -> Tensor:
+        """Class probabilities of the crop (N, K, rows, columns) on the whole plane; outside it is background."""
+        if self.crop is None:
+            return scores
+        inside, before = self._overlap(plane)
+        whole = scores.new_zeros((*scores.shape[:2], *plane))
+        whole[:, 0] = 1
+        whole[..., inside[0], inside[1]] = scores[..., before[0], before[1]]
+        return whole
+
+    def _overlap(self, plane: Sequence[int]) -> tuple[list[slice], list[slice]]:
+        """Where crop and plane overlap, for each axis: in the plane, and in the crop."""
+        assert self.crop is not None
+        inside: list[slice] = []
+        within_crop: list[slice] = []
+        for have, wanted in zip(plane, self.crop, strict=True):
+            common = min(have, wanted)
+            inside.append(slice((have - common) // 2, (have - common) // 2 + common))
+            within_crop.append(slice((wanted - common) // 2, (wanted - common) // 2 + common))
+        return inside, within_crop
 
     def _plane(self, upright: Volume) -> tuple[int, int]:
         _, rows, columns = upright.shape

@@ -11,7 +11,7 @@ import numpy as np
 
 from hlfd.cases import Case
 from hlfd.data.preprocess import Preprocess
-from hlfd.errors import InputError
+from hlfd.errors import InputError, unreadable
 from hlfd.io.files import write_atomic, write_json
 from hlfd.volume import Volume
 
@@ -73,7 +73,10 @@ def read_settings(root: Path) -> dict[str, Any] | None:
     path = root / "store.json"
     if not path.exists():
         return None
-    settings = json.loads(path.read_text())
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise unreadable(path, "a store's settings", error) from None
     if settings.get("version") != VERSION:
         raise InputError(
             f"{path}: expected a store of version {VERSION}, got version {settings.get('version')}; prepare it again"
@@ -95,6 +98,7 @@ def write_case(
     pixels = preprocess.to_crop(image.voxels, -1.0).astype(np.float16)
     targets = preprocess.to_crop(label.voxels, 0)
     counts = np.stack([(targets == c).sum((1, 2)) for c in range(classes)], axis=1)
+    _side(root, case.id).unlink(missing_ok=True)  # of an older preparation, which is overwritten now
     for kind, array in (("image", pixels), ("label", targets)):
         write_atomic(_file(root, case.id, kind), _pack(array))
     side = {

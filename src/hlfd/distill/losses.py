@@ -1,6 +1,6 @@
 """The losses: each the same code in 2D and 3D, computed in float32 whatever the features' precision.
 
-Shapes: features N x C x spatial, logits N x K x spatial (K classes with background), target N x spatial (class indices).
+Shapes: features N x C x spatial, logits N x K x spatial (K classes with background), target N x spatial.
 """
 
 from typing import Protocol

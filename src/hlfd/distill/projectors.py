@@ -20,7 +20,8 @@ def fuse(features: Features, taps: Sequence[str]) -> Tensor:
 class Head(nn.Module):
     """g(a): a learned 1x1 convolution to class scores, for images of any number of axes.
 
-    Built once from the tap's channels, so it is a parameter before the optimiser exists.
+    Built once from the tap's channels, so it is a parameter before the optimiser exists. It computes in its own
+    precision, float32, whatever the features' is: a sum over many channels leaves the range of float16.
     """
 
     def __init__(self, channels: int, classes: int):
@@ -33,4 +34,5 @@ class Head(nn.Module):
         """N x C x spatial -> N x classes x spatial."""
         spatial = features.ndim - 2
         convolve = F.conv2d if spatial == 2 else F.conv3d
-        return convolve(features, self.weight[(..., *[None] * spatial)], self.bias)
+        with torch.autocast(features.device.type, enabled=False):
+            return convolve(features.to(self.weight.dtype), self.weight[(..., *[None] * spatial)], self.bias)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hlfd.errors import InputError
+from hlfd.errors import InputError, unreadable
 from hlfd.volume import Volume
 
 SUFFIXES = (".png", ".npy")
@@ -26,12 +26,10 @@ def read_slice(path: Path) -> np.ndarray:
                 if image.mode not in ("L", "I", "I;16", "1"):
                     raise InputError(f"{path}: expected one grey channel, got mode {image.mode}")
                 pixels = np.asarray(image)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: expected a PNG or NPY slice, it can't be read: {str(error).splitlines()[0]}"
-        ) from None
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes the decoders raise anything
+        raise unreadable(path, "a PNG or NPY slice", error) from None
     if pixels.ndim != 2:
         raise InputError(f"{path}: expected 2 axes (rows, columns), got shape {pixels.shape}")
     if not np.isfinite(pixels).all():

@@ -1,14 +1,12 @@
 """NIfTI in and out. Intensities are HU, labels are class indices; the grid is never changed here."""
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
-from hlfd.errors import InputError
+from hlfd.errors import InputError, unreadable
 from hlfd.io.files import replacing
 from hlfd.volume import Volume
 
@@ -42,7 +40,7 @@ def read_label(path: Path) -> Volume:
 def read_grid(path: Path) -> Volume:
     """Shape and affine alone, voxels are not read (they show as zeros that take no memory)."""
     image = _open(path)
-    return Volume(np.broadcast_to(np.zeros((), np.uint8), image.shape), image.affine)
+    return _volume(path, np.broadcast_to(np.zeros((), np.uint8), image.shape), image.affine)
 
 
 def write_label(path: Path, volume: Volume, description: str = "") -> None:
@@ -69,9 +67,9 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: no such file")
     try:
         image: Any = nib.load(path)
-    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if len(image.shape) != 3:
+    except Exception as error:  # a damaged header makes nibabel raise anything
+        raise unreadable(path, "a whole NIfTI file", error) from None
+    if len(image.shape) != 3 or 0 in image.shape:
         raise InputError(f"{path}: expected a volume with 3 axes, got {len(image.shape)}: shape {image.shape}")
     return image
 
@@ -80,10 +78,13 @@ def _read(path: Path) -> Volume:
     image = _open(path)
     try:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (EOFError, OSError, zlib.error, ValueError) as error:
-        raise _unreadable(path, error) from None
-    return Volume(voxels, image.affine)
+    except Exception as error:  # truncated, damaged or of a type that is no number
+        raise unreadable(path, "a whole NIfTI file", error) from None
+    return _volume(path, voxels, image.affine)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: expected a whole NIfTI file, it can't be read: {str(error).splitlines()[0]}")
+def _volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Volume:
+    try:
+        return Volume(voxels, affine)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -117,8 +117,8 @@ def _bowel(canvas: Canvas, body: Body) -> None:
     ascending = np.stack([at(-84, 18, -95), at(-88, 14, -50), at(-80, -14, -22)])
     descending = np.stack([at(92, 30, -95), at(94, 30, -45), at(92, 20, 0), at(84, -6, 18)])
     transverse = np.stack([at(-76, -30, -26), at(-40, -58, -34), at(0, -62, -42), at(40, -58, -24), at(80, -24, 10)])
-    for points, radius in ((ascending, 22), (descending, 14), (transverse, 18)):
-        points = points + rng.normal(0, 5, points.shape)
+    for course, radius in ((ascending, 22), (descending, 14), (transverse, 18)):
+        points = course + rng.normal(0, 5, course.shape)
         radii = radius * s * rng.uniform(0.75, 1.15) * rng.uniform(0.8, 1.2, len(points))
         for i in range(len(points) - 1):  # haustra: each piece with its own content
             gut(canvas, winding(rng, points[i], points[i + 1], 4, 2), np.linspace(radii[i], radii[i + 1], 3), 2.5)

@@ -24,8 +24,14 @@ class Canvas:
         shift_hu: deviation from the mean of the tissue, float32 (Z, Y, X).
     """
 
-    def __init__(self, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], z0_mm: float, rng) -> None:
-        self.rng: np.random.Generator = rng
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        spacing_mm: tuple[float, float, float],
+        z0_mm: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.rng = rng
         self.tissues = np.zeros(shape, dtype=np.uint8)
         self.shift_hu = np.zeros(shape, dtype=np.float32)
         nominal = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)]

@@ -62,14 +62,14 @@ def tumor(
 
 
 def kidney_tumors(canvas: Canvas, kidneys: list[Kidney], table_hu: np.ndarray, count: int) -> None:
-    """Renal tumours, 5 to 35 mm in radius and mostly small; most enhance nearly as much as the kidney around them."""
+    """Renal tumours, 7 to 35 mm in radius; some enhance nearly as much as the kidney around them, a few more."""
     rng = canvas.rng
     for _ in range(count):
         kidney = kidneys[rng.integers(2)]
-        radius = 5 + 30 * rng.beta(1.1, 2.5)
+        radius = 7 + 28 * rng.beta(1.4, 2.2)
         centre = _in_kidney(rng, kidney, radius)
-        weak, strong, bright = -rng.uniform(15, 40), -rng.uniform(40, 95), rng.uniform(-5, 25)
-        contrast = rng.choice([weak, strong, bright], p=[0.58, 0.27, 0.15])
+        weak, strong, bright = -rng.uniform(15, 45), -rng.uniform(45, 110), rng.uniform(-5, 25)
+        contrast = rng.choice([weak, strong, bright], p=[0.38, 0.5, 0.12])
         around = 0.6 * table_hu[T.CORTEX] + 0.4 * table_hu[T.MEDULLA]
         mean = float(np.clip(around + contrast, 35, 230))
         shape = blob(canvas, centre, radius, rng.uniform(0.08, 0.4))

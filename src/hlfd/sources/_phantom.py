@@ -3,7 +3,6 @@
 import gzip
 import json
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from hlfd.errors import InputError
+from hlfd.io.files import write_atomic, write_json
 from hlfd.sources import _anatomy, _lesions
 from hlfd.sources._canvas import Canvas
 from hlfd.sources._tissue import Scanner, enhancement, pooled, render
@@ -189,7 +189,7 @@ def _claim(root: Path, wanted: dict[str, object]) -> None:
     """Note in the folder which phantom it holds, or check that it holds this one."""
     path = root / "phantom.json"
     if not path.exists():
-        _write(path, json.dumps(wanted).encode())
+        write_json(path, wanted)
     found = json.loads(path.read_text())
     if found != wanted:
         raise InputError(f"{root} holds another phantom: expected {wanted}, found {found}; choose another folder")
@@ -207,8 +207,8 @@ def _write_case(root: Path, layout: Layout, seed: int, index: int, size: int) ->
     image, label = make_patient(seed, index, organ=_ORGAN[layout], size=size)
     image_path, label_path = _paths(root, layout, index)
     image_path.parent.mkdir(exist_ok=True)
-    _write(label_path, _nifti(label, label_path))
-    _write(image_path, _nifti(image, image_path))
+    write_atomic(label_path, _nifti(label, label_path))
+    write_atomic(image_path, _nifti(image, image_path))
 
 
 def _nifti(volume: Volume, path: Path) -> bytes:
@@ -219,13 +219,3 @@ def _nifti(volume: Volume, path: Path) -> bytes:
     data = image.to_bytes()
     # No time stamp: the same patient is the same file.
     return gzip.compress(data, compresslevel=1, mtime=0) if path.suffix == ".gz" else data
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

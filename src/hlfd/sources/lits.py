@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError
+from hlfd.io import nifti
 from hlfd.labels import Task, organ_and_tumor
 from hlfd.sources import _layouts
 
@@ -19,12 +20,14 @@ def build(root: Path, *, task: Task = "both") -> DataSource:
     """
     _layouts.require_folder(root)
     images = sorted(
-        (p for p in root.glob("volume-*.nii*") if p.is_file()), key=lambda p: _layouts.by_number(p.name.split(".")[0])
+        (p for p in root.glob("volume-*") if p.name.endswith(nifti.SUFFIXES)), key=lambda p: _layouts.by_number(p.name.split(".")[0])
     )
     cases: list[Case] = []
     for image in images:
         number = image.name.split(".")[0].removeprefix("volume-")
         label = _layouts.existing(root, f"segmentation-{number}")
+        if any(case.id == f"volume-{number}" for case in cases):
+            raise InputError(f"{root}: expected each volume once, got volume-{number} as .nii and as .nii.gz")
         cases.append(Case(f"volume-{number}", f"volume-{number}", (image,), (label,) if label else None))
     orphans = {p.name.split(".")[0].removeprefix("segmentation-") for p in root.glob("segmentation-*.nii*")}
     orphans -= {case.id.removeprefix("volume-") for case in cases}

@@ -3,13 +3,14 @@
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hlfd.cost import ms_per_slice, multiply_adds
 from hlfd.errors import InputError
 from hlfd.evaluation.protocols import CaseResult, read_evaluation, summarize
+from hlfd.evaluation.statistics import mean_interval
 from hlfd.io.files import write_atomic, write_json
 from hlfd.progress import console
 from hlfd.recipe import Recipe, dump, read
@@ -57,6 +58,7 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
     runs = [ModelRuns(name, folders[name], cases[name]) for name in folders]
     results = {
         "models": _rows(runs, workspace, recipe),
+        "differences": _differences(runs),
         "seconds": round(time.perf_counter() - started, 1),
         "versions": versions(),
     }
@@ -66,6 +68,23 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
         f"results: {recipe.folder / 'results.json'}\nreport:  {recipe.folder / 'report.html'}", highlight=False
     )
     return results
+
+
+def _differences(runs: list[ModelRuns]) -> list[dict[str, Any]]:
+    """Dice of each distilled student minus the student alone, patient by patient: mean and 95 % bootstrap interval."""
+    alone = next((run for run in runs if run.name == "student"), None)
+    if alone is None:
+        return []
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        if run.name not in ("teacher", "student"):
+            pairs = list(zip(run.cases, alone.cases, strict=True))
+            labels = {
+                region: asdict(mean_interval([a.regions[region].dice - b.regions[region].dice for a, b in pairs]))
+                for region in run.cases[0].regions
+            }
+            rows.append({"name": run.name, "minus": alone.name, "dice": labels})
+    return rows
 
 
 def rebuild_report(folder: Path) -> Path:

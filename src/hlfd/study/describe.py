@@ -27,7 +27,7 @@ def describe(path: Path) -> str:
         return recipes.dump(recipes.read(path)).rstrip()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    raise InputError(f"{path}: expected a model folder, a run, a store, a .nii or .nii.gz file, or a recipe")
+    raise InputError(f"{path}: expected a model folder, a run, a store, a NIfTI file or a recipe")
 
 
 def _model(folder: Path) -> str:
@@ -39,7 +39,7 @@ def _model(folder: Path) -> str:
         [
             f"model       {model.network_name} {json.dumps(dict(model.network_options))}, {model.network.dims}D",
             f"parameters  {model.parameters:,}",
-            f"multiply-adds {multiply_adds(model.network, plane) / 1e6:,.1f} million a slice of {plane[0]} x {plane[1]}",
+            f"multiply-adds {multiply_adds(model.network, plane) / 1e6:,.1f} M for a slice of {plane[0]} x {plane[1]}",
             f"labels      {labels}",
             f"preprocess  {model.preprocess.model_dump(exclude_none=True)}",
             f"taps        {taps} (channels/stride)",

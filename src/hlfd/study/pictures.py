@@ -39,7 +39,7 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: "Sequence[M
     middle = chosen[len(chosen) // 2][1]
     return ReportData(
         title=f"Comparison: {workspace.recipe.name}",
-        intro=_intro(workspace),
+        intro=_intro(workspace, results),
         results=results,
         curves={run.name: read_curves(run.folders[first] / "metrics.csv") for run in runs},
         patients=pictures,
@@ -112,14 +112,21 @@ def _importance(workspace: Workspace, runs: "Sequence[ModelRuns]", index: int, r
     return ImportancePicture(result.patient, pixels[0, 0].numpy(), reference[k], maps, window=(-1.0, 1.0))
 
 
-def _intro(workspace: Workspace) -> str:
+def _intro(workspace: Workspace, results: dict[str, Any]) -> str:
     recipe = workspace.recipe
     methods = ", ".join(m.name for m in recipe.methods)
-    return (
+    paired = [
+        f"{row['name']} minus {row['minus']}, patient by patient: {region} Dice {d['mean']:+.3f}"
+        + (f" [{d['low']:+.3f}, {d['high']:+.3f}]" if d["low"] is not None else "")
+        for row in results["differences"]
+        for region, d in row["dice"].items()
+    ]
+    first = (
         f"One teacher ({recipe.teacher.name}) and one student ({recipe.student.name}), the student trained with: "
         f"{methods}. Every model is judged on whole test patients that neither it nor its teacher has seen, on the "
         "grid of the original images."
     )
+    return "\n\n".join([first, "; ".join(paired) + " (mean, 95 % interval)."] if paired else [first])
 
 
 def _facts(workspace: Workspace, results: dict[str, Any]) -> dict[str, str]:

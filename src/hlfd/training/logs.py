@@ -17,13 +17,14 @@ class CsvLog(Logger):
     """A Lightning logger that writes ``step,name,value``.
 
     Args:
-        path: the file; figures in it from after ``last_step`` are dropped, since they will be computed again.
+        path: the file; figures in it from ``before_step`` on are dropped, since they will be computed again.
+        before_step: the first step (counted from 0) that is still to do; None: a fresh start, nothing is kept.
     """
 
-    def __init__(self, path: Path, last_step: int = -1):
+    def __init__(self, path: Path, before_step: int | None = None):
         super().__init__()
         self.path = path
-        kept = [row for row in _rows(path) if int(row["step"]) <= last_step]
+        kept = [row for row in _rows(path) if before_step is not None and int(row["step"]) < before_step]
         lines = [",".join(HEADER), *(f"{r['step']},{r['name']},{r['value']}" for r in kept)]
         write_atomic(path, "\n".join(lines) + "\n")
 

@@ -27,6 +27,7 @@ from hlfd.labels import Labels
 from hlfd.progress import console
 from hlfd.recipe import Plugin, TrainingSection
 from hlfd.segmenter import Segmenter, build_network, patient_keys
+from hlfd.training.checkpoints import AtomicCheckpointIO
 from hlfd.training.logs import CsvLog, read_curves
 from hlfd.training.module import Batch, TrainingModule
 from hlfd.training.progress import TrainingProgress
@@ -106,14 +107,14 @@ def run(job: Job) -> Path:
     validation = DataLoader(datasets[1], job.training.batch_size)
     checkpoint = job.folder / "checkpoints" / LAST
     resume = checkpoint if checkpoint.exists() else None
-    last_step = int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"]) if resume else -1
-    log = CsvLog(job.folder / "metrics.csv", last_step)
+    done = int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"]) if resume else 0
+    log = CsvLog(job.folder / "metrics.csv", before_step=done if resume else None)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer, best = _trainer(job, log)
     if resume is None:
         _fit_heads(module, loader, log)
     else:
-        console.print(f"{job.folder}: continuing after step {last_step}", highlight=False)
+        console.print(f"{job.folder}: continuing after {done} steps", highlight=False)
         module.distiller.freeze_heads()
     _fit(trainer, module, loader, validation, resume)
     return _export(job, module, best)
@@ -178,6 +179,7 @@ def _trainer(job: Job, log: CsvLog) -> tuple[pl.Trainer, ModelCheckpoint]:
         precision=precision,
         logger=[log, TensorBoardLogger(job.folder, "tensorboard", version="")],
         callbacks=[best, TrainingProgress(job.folder.name)],
+        plugins=[AtomicCheckpointIO()],
         check_val_every_n_epoch=min(job.training.validate_every, job.training.epochs),
         log_every_n_steps=10,
         num_sanity_val_steps=0,

@@ -1,0 +1,171 @@
+"""Tapped reads features by role and refuses wrong roles; a teacher stays as it is."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hlfd.distill.features import DECODER, ENCODER, FrozenTeacher, TapInfo, Tapped
+from hlfd.errors import InputError
+
+
+class Network(nn.Module):
+    """Strides 1, 2, 4 on the way down and 2 on the way up; every stage a module."""
+
+    def __init__(self, dims: int = 2, classes: int = 3):
+        super().__init__()
+        conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        self.first = nn.Sequential(conv(1, 4, 3, padding=1), {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](4))
+        self.down = conv(4, 6, 2, 2)
+        self.deep = conv(6, 8, 2, 2)
+        self.up = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims](8, 5, 2, 2)
+        self.scores = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims](5, classes, 2, 2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.scores(self.up(self.deep(self.down(self.first(image)))))
+
+
+TAPS = {"e1": "first", "e2": "down", "e3": "deep", "d3": "up"}
+
+
+def tapped(dims: int = 2, taps: dict[str, str] = TAPS, classes: int = 3) -> Tapped:
+    torch.manual_seed(0)
+    return Tapped(Network(dims), taps, classes=classes, in_channels=1, dims=dims)
+
+
+def image(dims: int = 2) -> torch.Tensor:
+    return torch.randn(2, 1, *[8] * dims, generator=torch.Generator().manual_seed(1))
+
+
+both_dims = pytest.mark.parametrize("dims", [2, 3])
+
+
+@both_dims
+def test_features_are_the_outputs_of_the_modules(dims):
+    model = tapped(dims).eval()
+    net = model.network
+    features = model(image(dims))
+    assert list(features) == [*TAPS, "logits"]
+    first = net.first(image(dims))
+    deep = net.deep(net.down(first))
+    assert torch.equal(features["e1"], first)
+    assert torch.equal(features["e3"], deep)
+    assert torch.equal(features["d3"], net.up(deep))
+    assert torch.equal(features["logits"], net(image(dims)))
+
+
+@both_dims
+def test_info_is_channels_and_stride_and_changes_nothing(dims):
+    model = tapped(dims).train()
+    before = copy.deepcopy(model.state_dict())
+    assert model.info(size=16) == {
+        "e1": TapInfo(4, 1),
+        "e2": TapInfo(6, 2),
+        "e3": TapInfo(8, 4),
+        "d3": TapInfo(5, 2),
+        "logits": TapInfo(3, 1),
+    }
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("role", ["e6", "encoder", "logits", "d1"])
+def test_an_unknown_role_lists_the_roles(role):
+    with pytest.raises(InputError, match=f"'{role}' is not a tap's role.*known: .*{'.*'.join(sorted(DECODER))}.*e1"):
+        tapped(taps={role: "deep"})
+
+
+def test_a_missing_module_lists_those_there_are():
+    with pytest.raises(InputError, match=r"tap e4: the network has no module 'deeper' \(did you mean 'deep'\? known: "):
+        tapped(taps={"e4": "deeper"})
+    with pytest.raises(InputError, match=r"no module 'encoder\.9' \(known: deep, down, first, .*up\)"):
+        tapped(taps={"e4": "encoder.9"})
+
+
+@pytest.mark.parametrize(
+    ("taps", "message"),
+    [
+        (
+            {"e1": "deep", "e2": "first"},
+            r"tap e2 has stride 1 after e1 with stride 4: strides of e1\.\.e5 must not dec",
+        ),
+        ({"e1": "down", "e5": "first"}, r"tap e5 has stride 1 after e1 with stride 2"),
+        (
+            {"d4": "first", "d2": "deep"},
+            r"tap d2 has stride 4 after d4 with stride 1: strides of d5\.\.d2 must not inc",
+        ),
+    ],
+)
+def test_strides_that_contradict_the_roles_are_refused(taps, message):
+    with pytest.raises(InputError, match=message):
+        tapped(taps=taps).info()
+
+
+def test_equal_strides_are_no_contradiction():
+    assert tapped(taps={"e3": "down", "e4": "up"}).info()["e4"].stride == 2
+
+
+def test_logits_below_full_resolution_are_refused():
+    half = Network()
+    half.scores = nn.Conv2d(5, 3, 1)
+    with pytest.raises(InputError, match="expected logits of 3 channels at stride 1, got 3 channels at stride 2"):
+        Tapped(half, TAPS, classes=3, in_channels=1, dims=2).info()
+
+
+def test_logits_of_other_classes_are_refused():
+    with pytest.raises(InputError, match="expected logits of 4 channels at stride 1, got 3 channels"):
+        tapped(classes=4).info()
+
+
+def test_a_deep_copy_is_independent():
+    model = tapped().eval()
+    twin = copy.deepcopy(model)
+    before = model(image())
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.add_(1)
+    copied, after = twin(image()), model(image())
+    for role, feature in before.items():
+        assert torch.equal(after[role], feature), role
+        assert not torch.equal(copied[role], feature), role
+
+
+def test_no_hook_outlives_the_call_even_if_it_fails():
+    model = tapped()
+    with pytest.raises(RuntimeError):
+        model(torch.zeros(1, 7, 8, 8))
+    model(image())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_state_is_the_network_s_own():
+    assert {k.removeprefix("network.") for k in tapped().state_dict()} == set(Network().state_dict())
+
+
+# The teacher.
+
+
+def trained_by_mistake(teacher: FrozenTeacher) -> None:
+    teacher.train()
+    nn.ModuleList([teacher]).train()  # as part of the user's own module
+    teacher.train(mode=True)
+
+
+def test_a_teacher_stays_in_eval_mode_without_gradients():
+    teacher = FrozenTeacher(tapped().train())
+    statistics = {k: v.clone() for k, v in teacher.state_dict().items()}
+    trained_by_mistake(teacher)
+    x = image().requires_grad_()
+    features = teacher(x)
+    assert not any(m.training for m in teacher.tapped.modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(f.requires_grad for f in features.values())
+    assert any("running_mean" in k for k in statistics)
+    assert all(torch.equal(statistics[k], v) for k, v in teacher.state_dict().items())
+    assert all(torch.equal(f, g) for f, g in zip(features.values(), tapped().eval()(image()).values(), strict=True))
+
+
+def test_roles_are_shallow_to_deep_to_shallow():
+    assert ENCODER == ("e1", "e2", "e3", "e4", "e5")
+    assert DECODER == ("d5", "d4", "d3", "d2")
