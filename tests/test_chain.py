@@ -2,14 +2,15 @@
 
 import json
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from hlfd import cli, recipe
+from hlfd import recipe
 from hlfd.study.compare import compare
 
 SMALL = {"epochs": 2, "samples_per_epoch": 24, "head_steps": 3, "lr": 5e-3}
@@ -91,23 +92,21 @@ def test_running_again_trains_nothing_and_gives_the_same_figures(comparison: tup
     assert [m["labels"] for m in again["models"]] == [m["labels"] for m in results["models"]]
 
 
-def hlfd(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["hlfd", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code in (0, None)
-
-
 def test_volume_in_hu_is_prepared_predicted_and_measured_on_its_own_grid(
-    comparison: tuple[recipe.Recipe, dict], shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    comparison: tuple[recipe.Recipe, dict], shared_data: Path, tmp_path: Path, hlfd: Callable[..., Any]
 ) -> None:
     model = comparison[0].folder / "student"
     root = shared_data / "ircad01_p01"
     steps = Path(__file__).parents[1] / "recipes" / "ircad01_p01.yaml"
     changes = (f"source.root={root}", f"output={tmp_path / 'run'}", "preprocess.size=[32, 32]")
-    hlfd(monkeypatch, "prepare", steps, *changes)
-    hlfd(monkeypatch, "predict", model, root / "imaging.nii.gz", tmp_path / "labels.nii.gz")
-    hlfd(monkeypatch, "evaluate", model, steps, *changes, "--part", "all", "--output", tmp_path / "evaluation")
+    out = ("--output", tmp_path / "evaluation")
+    for command in (
+        ("prepare", steps, *changes),
+        ("predict", model, root / "imaging.nii.gz", tmp_path / "labels.nii.gz"),
+        ("evaluate", model, steps, *changes, "--part", "all", *out),
+    ):
+        ended = hlfd(*command)
+        assert ended.code in (0, None), ended.err
 
     image, labels = nib.load(root / "imaging.nii.gz"), nib.load(tmp_path / "labels.nii.gz")
     assert labels.shape == image.shape

@@ -8,7 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+# Paths are long and may hold brackets: no line breaks, no markup.
+console = Console(stderr=True, soft_wrap=True, markup=False)
 
 
 class Advance(Protocol):

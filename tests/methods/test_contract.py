@@ -1,6 +1,7 @@
 """What every method promises, whoever wrote it: each in 2D and 3D, with equal and with different networks."""
 
 import copy
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hlfd import plugins
 from hlfd.data.preprocess import Preprocess
 from hlfd.distill.distiller import Distiller
-from hlfd.distill.features import FrozenTeacher
+from hlfd.distill.features import FrozenTeacher, TapInfo, Tapped
 from hlfd.distill.losses import SegmentationLoss
 from hlfd.labels import organ_and_tumor
 from hlfd.recipe import TrainingSection
@@ -27,14 +28,23 @@ both_dims = pytest.mark.parametrize("dims", [2, 3])
 every_pair = pytest.mark.parametrize("pair", NETWORKS)
 
 
+@functools.cache
+def networks(dims: int, pair: str) -> tuple[Tapped, Tapped, dict[str, TapInfo], dict[str, TapInfo]]:
+    """Student, teacher and what they offer; built once."""
+    (name, options), (teacher_name, teacher_options), _ = NETWORKS[pair]
+    torch.manual_seed(0)
+    student = build_network(name, options, CLASSES, dims=dims)
+    teacher = build_network(teacher_name, teacher_options, CLASSES, dims=dims)
+    return student, teacher, student.info(), teacher.info()
+
+
 class Setting:
     """A student with its frozen teacher, the method's terms, and one batch."""
 
     def __init__(self, method: str, dims: int = 2, pair: str = "unet-unet"):
-        (name, options), (teacher_name, teacher_options), size = NETWORKS[pair]
+        student, teacher, self.student_taps, self.teacher_taps = networks(dims, pair)
         torch.manual_seed(0)
-        self.student = build_network(name, options, CLASSES, dims=dims).train()
-        teacher = build_network(teacher_name, teacher_options, CLASSES, dims=dims)
+        self.student, teacher, size = copy.deepcopy(student).train(), copy.deepcopy(teacher), NETWORKS[pair][-1]
         random = torch.Generator().manual_seed(1)
         shape = (size, size) if dims == 2 else (size, size // 2, size // 2)  # cells at the deepest stride: 2 x 2, 2
         self.image = torch.randn(2, 1, *shape, generator=random)
@@ -42,7 +52,7 @@ class Setting:
         teacher.train()(self.image)  # running statistics away from their start
         self.teacher = FrozenTeacher(teacher)
         self.distiller = Distiller(
-            plugins.load("methods", method, self.student.info(), teacher.info(), classes=CLASSES)
+            plugins.load("methods", method, self.student_taps, self.teacher_taps, classes=CLASSES)
         )
 
     def losses(self) -> dict[str, torch.Tensor]:
@@ -159,7 +169,7 @@ def test_a_teacher_that_is_the_student_teaches_finite_terms_of_no_class_but_back
     setting.student.eval()
     setting.teacher = FrozenTeacher(copy.deepcopy(setting.student))
     setting.distiller = Distiller(
-        plugins.load("methods", method, setting.student.info(), setting.student.info(), classes=CLASSES)
+        plugins.load("methods", method, setting.student_taps, setting.student_taps, classes=CLASSES)
     )
     setting.target = torch.zeros_like(setting.target)
     losses = setting.losses()
@@ -188,4 +198,4 @@ def test_the_exported_student_holds_the_student_alone_and_gives_its_output(metho
 def test_a_misspelt_option_lists_the_options(method):
     setting = Setting(method)
     with pytest.raises(ValueError, match=f"method '{method}' has no option 'wieght'"):
-        plugins.load("methods", method, setting.student.info(), setting.student.info(), classes=3, wieght=1)
+        plugins.load("methods", method, setting.student_taps, setting.student_taps, classes=3, wieght=1)

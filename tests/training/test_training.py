@@ -82,7 +82,7 @@ def test_a_run_logs_every_term_by_name(finished):
     assert last["loss/total"] == pytest.approx(sum(v for name, v in last.items() if name != "loss/total"), rel=1e-4)
 
 
-def test_a_run_writes_a_model_of_the_best_epoch(finished):
+def test_a_run_writes_a_model_and_its_facts(finished):
     model = Segmenter.load(finished / "model")
     best = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert same({f"network.{key}": v for key, v in model.network.state_dict().items()}, {
@@ -94,6 +94,28 @@ def test_a_run_writes_a_model_of_the_best_epoch(finished):
     assert model.facts["steps"] == 18
     assert model.facts["patients"] == {"train": 4, "validation": 2, "test": 1}
     assert len(model.learned_from) == 6
+
+
+def test_the_model_is_that_of_the_best_epoch_not_of_the_last(make_job, monkeypatch):
+    def worse_each_time(self):
+        self.log("val/dice", 0.5 / (1 + self.current_epoch))
+
+    monkeypatch.setattr(TrainingModule, "on_validation_epoch_end", worse_each_time)
+    job = make_job(epochs=3, samples_per_epoch=4)  # a step an epoch
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(job)
+    assert last_checkpoint(job.folder)["global_step"] == 2  # an interrupted run loses an epoch at most
+    folder = run(job).parent  # and remembers which epoch was the best before
+    model = Segmenter.load(folder / "model")
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    last = last_checkpoint(folder)["state_dict"]
+    exported = {f"network.{key}": value for key, value in model.network.state_dict().items()}
+    assert all(torch.equal(value, best[key]) for key, value in exported.items())
+    assert not all(torch.equal(value, last[key]) for key, value in exported.items())
+    assert model.facts["best_validation_dice"] == 0.5
+    assert last_checkpoint(folder)["global_step"] == 3
 
 
 def test_the_model_folder_holds_no_pickle_no_patient_and_no_teacher(finished, store):
@@ -199,7 +221,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(stop, finished, m
     assert same(weights(model), weights(finished / "model"))
     assert same(last_checkpoint(job.folder)["state_dict"], last_checkpoint(finished)["state_dict"])
     assert rows(job.folder) == rows(finished)
-    assert not [path for path in job.folder.rglob("*.tmp")]
+    assert not list(job.folder.rglob("*.tmp"))
 
 
 def test_a_finished_run_returns_at_once(make_job, finished, teacher, monkeypatch):

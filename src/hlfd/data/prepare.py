@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from threading import current_thread, main_thread
 from typing import Any
 
 from hlfd.cases import Case, DataSource
@@ -60,6 +63,8 @@ def prepare(make_source: MakeSource, preprocess: Preprocess, root: Path, *, work
                 future.result()
             except InputError as error:
                 problems.append(str(error))
+            except BrokenProcessPool:
+                raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
             advance()
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
@@ -134,7 +139,8 @@ def _pool(workers: int, make_source: MakeSource, source: DataSource) -> Generato
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_source,))
 
     def side_by_side(cases: list[Case], preprocess: Preprocess, root: Path) -> Iterator[Future[None]]:
-        futures = {pool.submit(_work, case, preprocess, root) for case in cases}
+        with _no_interrupt():  # the workers start here
+            futures = {pool.submit(_work, case, preprocess, root) for case in cases}
         while futures:
             done, futures = wait(futures, return_when=FIRST_COMPLETED)
             yield from done
@@ -143,3 +149,19 @@ def _pool(workers: int, make_source: MakeSource, source: DataSource) -> Generato
         yield side_by_side
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupt() -> Generator[None]:
+    """Ctrl-C is for the parent alone: processes that start meanwhile inherit that it is ignored, for good.
+
+    So a worker completes the case it is at, and nobody prints a traceback.
+    """
+    if current_thread() is not main_thread():  # a handler can be set in no other
+        yield
+        return
+    before = signal(SIGINT, SIG_IGN)
+    try:
+        yield
+    finally:
+        signal(SIGINT, before)

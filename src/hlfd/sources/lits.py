@@ -19,9 +19,8 @@ def build(root: Path, *, task: Task = "both") -> DataSource:
     HU window -40..160 (HLFD paper). Volumes without a segmentation are cases without labels.
     """
     _layouts.require_folder(root)
-    images = sorted(
-        (p for p in root.glob("volume-*") if p.name.endswith(nifti.SUFFIXES)), key=lambda p: _layouts.by_number(p.name.split(".")[0])
-    )
+    volumes = (p for p in root.glob("volume-*") if p.name.endswith(nifti.SUFFIXES))
+    images = sorted(volumes, key=lambda p: _layouts.by_number(p.name.split(".")[0]))
     cases: list[Case] = []
     for image in images:
         number = image.name.split(".")[0].removeprefix("volume-")

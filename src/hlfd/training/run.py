@@ -169,16 +169,19 @@ def _trainer(job: Job, log: CsvLog) -> tuple[pl.Trainer, ModelCheckpoint]:
     precision: Any = {"auto": automatic, "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[
         job.training.precision
     ]
-    best = ModelCheckpoint(
-        job.folder / "checkpoints", "best", monitor="val/dice", mode="max", save_last=True, enable_version_counter=False
-    )
+    folder = job.folder / "checkpoints"
+    each: Any = {"enable_version_counter": False, "save_on_train_epoch_end": False}
+    best = ModelCheckpoint(folder, "best", monitor="val/dice", mode="max", **each)
+    # Not save_last: that writes only when the best improves, and a run would continue from there. After `best`, whose
+    # state it holds.
+    last = ModelCheckpoint(folder, Path(LAST).stem, **each)
     trainer = pl.Trainer(
         max_epochs=job.training.epochs,
         accelerator="auto" if gpu else "cpu",
         devices=1,
         precision=precision,
         logger=[log, TensorBoardLogger(job.folder, "tensorboard", version="")],
-        callbacks=[best, TrainingProgress(job.folder.name)],
+        callbacks=[best, last, TrainingProgress(job.folder.name)],
         plugins=[AtomicCheckpointIO()],
         check_val_every_n_epoch=min(job.training.validate_every, job.training.epochs),
         log_every_n_steps=10,

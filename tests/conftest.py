@@ -1,0 +1,135 @@
+"""What several test files share: real data, a tiny data set in the KiTS19 layout, a network that thresholds."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+torch.set_num_threads(1)  # tensors here are tiny, and threads that wait for a busy core take a hundred times longer
+# Without the phase that explains a failure: it takes minutes.
+PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
+settings.register_profile("hlfd", deadline=None, max_examples=25, derandomize=True, database=None, phases=PHASES)
+settings.load_profile("hlfd")
+
+SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
+KITS_AFFINE = np.array([[0, 0, -0.8, 20], [0, -0.8, 0, 30], [-2.5, 0, 0, -40], [0, 0, 0, 1.0]])  # axes I, P, L
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real CT that stands beside the project and is no part of it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real CT in ../shared/data, which is not there")
+    return SHARED.resolve()
+
+
+@pytest.fixture(scope="session")
+def affines() -> st.SearchStrategy[np.ndarray]:
+    """Any affine made of a permutation of the axes, flips, a spacing, a rotation below 20 degrees and an origin."""
+
+    def build(axes: list[int], flips: list[int], spacing_mm: list[float], turn: list[float], origin: list[float]):
+        affine = np.eye(4)
+        columns = np.eye(3)[:, axes] * flips * spacing_mm
+        affine[:3, :3] = Rotation.from_rotvec(turn).as_matrix() @ columns
+        affine[:3, 3] = origin
+        return affine
+
+    def three(low: float, high: float) -> st.SearchStrategy[list[float]]:
+        return st.lists(st.floats(low, high, allow_subnormal=False), min_size=3, max_size=3)
+
+    flips = st.lists(st.sampled_from([-1, 1]), min_size=3, max_size=3)
+    return st.builds(build, st.permutations([0, 1, 2]), flips, three(0.4, 5), three(-0.2, 0.2), three(-300, 300))
+
+
+def make_pair(case: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """HU and labels on axes (slices, rows, columns): a disc (1) with a brighter one in it (2) on noise."""
+    random = np.random.default_rng(case)
+    k, rows, columns = np.indices(shape)
+    distance = np.hypot(rows - shape[1] / 2, columns - shape[2] / 2)
+    label = ((distance < 7) & (k > 0)).astype(np.uint8)
+    label[(distance < 3) & (k > 1)] = 2
+    image = np.array([-60, 40, 120])[label] + random.integers(-30, 30, shape)
+    return image.astype(np.int16), label
+
+
+def write_kits(
+    root: Path,
+    cases: int = 3,
+    *,
+    shape: tuple[int, int, int] = (4, 20, 24),
+    affine: np.ndarray = KITS_AFFINE,
+    suffix: str = ".nii.gz",
+) -> Path:
+    """Write synthetic cases in the KiTS19 layout; returns ``root``."""
+    for case in range(cases):
+        folder = root / f"case_{case:05}"
+        folder.mkdir(parents=True)
+        for name, voxels in zip(("imaging", "segmentation"), make_pair(case, shape), strict=True):
+            nib.save(nib.Nifti1Image(voxels, affine), folder / (name + suffix))
+    return root
+
+
+@pytest.fixture
+def kits_root(tmp_path: Path) -> Path:
+    """Three tiny synthetic cases in the KiTS19 layout, in a folder of the test's own."""
+    return write_kits(tmp_path / "kits")
+
+
+@pytest.fixture(scope="session")
+def make_kits() -> Callable[..., Path]:
+    """``make_kits(root, cases, shape=..., affine=..., suffix=...)``: write more of them."""
+    return write_kits
+
+
+@pytest.fixture(scope="session")
+def threshold():
+    """``threshold(preprocess, hu)``: a Segmenter that calls ``tumor`` every pixel above ``hu``."""
+    from hlfd.data.preprocess import Preprocess
+    from hlfd.distill.features import Tapped
+    from hlfd.labels import organ_and_tumor
+    from hlfd.segmenter import Segmenter
+
+    def build(preprocess: Preprocess, hu: float) -> Segmenter:
+        low, high = preprocess.window_hu
+        conv = torch.nn.Conv2d(1, 2, 1)
+        with torch.no_grad():
+            conv.weight.copy_(torch.tensor([0.0, 200.0]).reshape(2, 1, 1, 1))
+            conv.bias.copy_(torch.tensor([0.0, -200 * ((hu - low) * 2 / (high - low) - 1)]))
+        tapped = Tapped(torch.nn.Sequential(conv), {}, classes=2, in_channels=1, dims=2)
+        return Segmenter(tapped, "none", {}, preprocess, organ_and_tumor("tumor", "kidney"))
+
+    return build
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hlfd(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """``hlfd("prepare", path)``: the command line in this process."""
+    from hlfd import cli
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["hlfd", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return Ended(code, *capfd.readouterr())
+
+    return run

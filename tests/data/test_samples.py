@@ -1,0 +1,92 @@
+"""Samples: the slices of some patients and no others, in an order that seed and epoch decide."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hlfd import plugins
+from hlfd.data.prepare import prepare
+from hlfd.data.preprocess import Preprocess
+from hlfd.data.samples import EpochSampler, SliceDataset
+from hlfd.data.store import Store
+from hlfd.errors import InputError
+
+RARE = np.array([False, False, True, False, False, False, True, False, False, False])
+
+
+@pytest.fixture(scope="module")
+def store(make_kits, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    root = tmp_path_factory.mktemp("samples")
+    make_source = partial(plugins.load, "sources", "kits", make_kits(root / "kits"))
+    return prepare(make_source, Preprocess(window_hu=(-200.0, 300.0)), root / "store")
+
+
+def test_items_are_the_slices_of_the_patients(store: Store):
+    patients = ["case_00002", "case_00000"]
+    dataset = SliceDataset(store, patients)
+    assert len(dataset) == 8
+    seen = []
+    for position, (case, k) in enumerate(dataset.index):
+        image, target, patient = dataset[position]
+        stored_image, stored_label = store.slices(case)
+        assert image.shape == (1, 20, 24) and image.dtype == torch.float32
+        assert target.shape == (20, 24) and target.dtype == torch.int64
+        np.testing.assert_array_equal(image[0].numpy(), stored_image[k].astype(np.float32))
+        np.testing.assert_array_equal(target.numpy(), stored_label[k])
+        assert patients[patient] == store.cases[case].patient
+        seen.append(bool((target == 2).any()))
+    assert dataset.holds_rarest().tolist() == seen
+    assert 0 < sum(seen) < 8
+
+
+def test_patients_without_slices(store: Store):
+    with pytest.raises(InputError, match="none of the 1 patients has a slice in the store"):
+        SliceDataset(store, ["case_9"])
+
+
+def draw(seed: int, epoch: int, **options) -> list[int]:
+    sampler = EpochSampler(RARE, **{"samples": None, "rare_share": None, **options}, seed=seed)
+    sampler.set_epoch(epoch)
+    positions = list(sampler)
+    assert len(positions) == len(sampler)
+    return positions
+
+
+@given(seed=st.integers(0, 99), epoch=st.integers(0, 99), samples=st.none() | st.integers(5, 40))
+def test_order_is_a_function_of_seed_and_epoch(seed, epoch, samples):
+    for share in (None, 0.4):
+        options = {"samples": samples, "rare_share": share}
+        assert draw(seed, epoch, **options) == draw(seed, epoch, **options)
+        sampler = EpochSampler(RARE, **options, seed=seed)
+        orders = []
+        for e in range(4):
+            sampler.set_epoch(e)
+            orders.append(tuple(sampler))
+        assert len(set(orders)) > 1
+    assert len({tuple(draw(s, epoch)) for s in range(5)}) > 1
+
+
+def test_each_slice_comes_once_before_any_comes_again():
+    assert sorted(draw(0, 0)) == list(range(10))
+    assert sorted(draw(0, 0, samples=30)) == sorted([*range(10)] * 3)
+    counts = np.bincount(draw(0, 0, samples=25), minlength=10)
+    assert set(counts) == {2, 3}
+
+
+@given(samples=st.integers(1, 50), share=st.floats(0.01, 0.99), seed=st.integers(0, 9))
+def test_the_share_of_rare_slices_is_kept(samples, share, seed):
+    positions = draw(seed, 0, samples=samples, rare_share=share)
+    assert len(positions) == samples
+    assert RARE[positions].sum() == round(samples * share)
+
+
+def test_a_share_of_nothing():
+    with pytest.raises(InputError, match="rare_share is set, and no training slice shows the last class"):
+        EpochSampler(np.zeros(4, bool), samples=None, rare_share=0.3, seed=0)
+    everywhere = EpochSampler(np.ones(4, bool), samples=None, rare_share=0.3, seed=0)
+    assert sorted(everywhere) == [0, 1, 2, 3]

@@ -1,0 +1,92 @@
+"""Splits: by patient, seeded, and a file that says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hlfd.data.splits import Split, make_splits, read_splits, write_splits
+from hlfd.errors import InputError
+
+PATIENTS = [f"p{n:02}" for n in range(20)]
+
+
+@given(
+    patients=st.sets(st.integers(0, 99).map(str), min_size=6, max_size=40),
+    seed=st.integers(0, 2**32 - 1),
+    folds=st.none() | st.integers(2, 5),
+    share=st.sampled_from([0.1, 0.25, 1, 2]),
+)
+def test_every_patient_is_in_one_part_and_each_fold_tests_others(patients, seed, folds, share):
+    several_cases_each = [*patients, *patients]
+    splits = make_splits(several_cases_each, seed=seed, validation=share, test=share, folds=folds)
+    assert len(splits) == (folds or 1)
+    for split in splits:
+        parts = [*split.train, *split.validation, *split.test]
+        assert sorted(parts) == sorted(patients)
+        assert split.train and split.validation and split.test
+    if folds:
+        tested = [p for split in splits for p in split.test]
+        assert sorted(tested) == sorted(patients)
+
+
+def test_the_seed_decides_and_the_order_of_the_files_does_not():
+    options = {"validation": 0.1, "test": 0.25}
+    first = make_splits(PATIENTS, seed=1, **options)
+    assert make_splits(PATIENTS[::-1], seed=1, **options) == first
+    assert make_splits(PATIENTS, seed=2, **options) != first
+    assert [len(getattr(first[0], part)) for part in ("train", "validation", "test")] == [13, 2, 5]
+    (counted,) = make_splits(PATIENTS, seed=1, validation=4, test=10)
+    assert [len(counted.train), len(counted.validation), len(counted.test)] == [6, 4, 10]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 30}, "folds: expected 2 to 20"),
+        ({"folds": 1}, "folds: expected 2 to 20"),
+        ({"test": 15, "validation": 5}, "20 patients are too few for 15 to test, 5 to validate and one to train"),
+    ],
+)
+def test_splits_that_can_not_be(options, message):
+    with pytest.raises(InputError, match=message):
+        make_splits(PATIENTS, **{"seed": 0, "validation": 2, "test": 2, **options})
+
+
+def test_a_patient_in_two_parts():
+    with pytest.raises(InputError, match="patient b is both in train and in test"):
+        Split(("a", "b"), ("c",), ("b",))
+
+
+def test_a_file_comes_back(tmp_path: Path):
+    splits = make_splits(PATIENTS, seed=3, validation=2, test=1, folds=4)
+    write_splits(tmp_path / "splits.json", splits)
+    assert read_splits(tmp_path / "splits.json", PATIENTS) == splits
+
+
+GOOD = {"train": ["p00", "p01"], "validation": ["p02"], "test": ["p03"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"folds": [{**GOOD, "test": ["p01"]}]}), "patient p01 is both in train and in test"),
+        (json.dumps({"folds": [{**GOOD, "validation": ["p03"]}]}), "patient p03 is both in validation and in test"),
+        (json.dumps({"folds": [{**GOOD, "test": ["p3"]}]}), r"there is no patient 'p3' in the data \(did you mean"),
+        (json.dumps({"folds": [{**GOOD, "test": []}]}), "test is empty"),
+        (json.dumps({"folds": [{"train": ["p00"]}]}), "expected .*train.*validation.*test.*got KeyError"),
+        (json.dumps({"fold": []}), "got KeyError"),
+        (json.dumps([1]), "got TypeError"),
+        ("{", "got JSONDecodeError"),
+        (None, "no such file"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, text: str | None, message: str):
+    path = tmp_path / "splits.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_splits(path, PATIENTS)
+    assert str(caught.value).startswith(f"{path}: ")

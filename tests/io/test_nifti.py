@@ -1,0 +1,145 @@
+"""NIfTI: values in HU, the affine as it is, and a clear word for each kind of bad file."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hlfd.errors import InputError
+from hlfd.io import nifti
+from hlfd.volume import Volume
+
+HU = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
+
+
+def save(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    nib.save(nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1.0]) if affine is None else affine), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", nifti.SUFFIXES)
+def test_an_image_is_rescaled_as_its_header_says(tmp_path: Path, suffix: str):
+    image = nib.Nifti1Image(HU, np.eye(4))
+    image.header.set_slope_inter(2, -1024)
+    nib.save(image, tmp_path / f"a{suffix}")
+    volume = nifti.read_image(tmp_path / f"a{suffix}")
+    assert volume.voxels.dtype == np.float32
+    np.testing.assert_array_equal(volume.voxels, 2.0 * HU - 1024)
+
+
+@pytest.mark.parametrize("suffix", nifti.SUFFIXES)
+@given(data=st.data())
+def test_a_label_map_comes_back_on_its_grid(affines, tmp_path_factory, suffix: str, data):
+    path = tmp_path_factory.mktemp("nifti") / f"label{suffix}"
+    label = Volume((HU % 3).astype(np.uint8), data.draw(affines))
+    nifti.write_label(path, label, "hlfd 1=kidney 2=tumor")
+    back = nifti.read_label(path)
+    np.testing.assert_array_equal(back.voxels, label.voxels)
+    label.require_same_grid(back, "read back", tolerance_mm=1e-3)
+    nifti.read_grid(path).require_same_grid(back, "grid")
+    image = nib.load(path)
+    assert image.get_data_dtype() == np.uint8
+    assert image.header["descrip"].item() == b"hlfd 1=kidney 2=tumor"
+    np.testing.assert_allclose(image.get_qform(), label.affine, atol=1e-3)  # readers differ in which one they trust
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def truncated(path: Path, keep: float) -> Path:
+    whole = save(path, HU).read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    return path
+
+
+def damaged(path: Path, offset: int, value: bytes) -> Path:
+    whole = bytearray(save(path, HU).read_bytes())
+    whole[offset : offset + len(value)] = value
+    path.write_bytes(bytes(whole))
+    return path
+
+
+def singular(path: Path) -> Path:
+    image = nib.Nifti1Image(HU, None)
+    image.set_qform(None, 0)
+    image.set_sform(np.diag([0, 0, 0, 1.0]), 1)
+    nib.save(image, path)
+    return path
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+NAN = HU.astype(np.float32)
+NAN[0, 0, :2] = (np.nan, np.inf)
+RGB = np.zeros((3, 3, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+BAD = {
+    "missing": (lambda p: p / "a.nii.gz", "no such file"),
+    "a folder": (lambda p: p, "expected a whole NIfTI file"),
+    "text": (lambda p: written(p / "a.nii", b"hello"), "expected a whole NIfTI file"),
+    "empty": (lambda p: written(p / "a.nii", b""), "expected a whole NIfTI file"),
+    "truncated .nii.gz": (lambda p: truncated(p / "a.nii.gz", 0.7), "expected a whole NIfTI file"),
+    "truncated .nii.gz in its header": (lambda p: truncated(p / "a.nii.gz", 0.02), "expected a whole NIfTI file"),
+    "truncated .nii": (lambda p: truncated(p / "a.nii", 0.7), "expected a whole NIfTI file"),
+    "unknown data type": (lambda p: damaged(p / "a.nii", 70, b"\x63\x63"), "expected a whole NIfTI file"),
+    "negative size": (lambda p: damaged(p / "a.nii", 42, b"\xff\xff"), "expected a whole NIfTI file"),
+    "2D": (lambda p: save(p / "a.nii", HU[0]), r"3 axes, got 2: shape \(5, 6\)"),
+    "4D": (lambda p: save(p / "a.nii.gz", np.stack([HU, HU], 3)), r"3 axes, got 4: shape \(4, 5, 6, 2\)"),
+    "no voxels": (lambda p: save(p / "a.nii", HU[:0]), r"shape \(0, 5, 6\)"),
+    "colours": (lambda p: save(p / "a.nii", RGB), "expected a whole NIfTI file"),
+    "NaN": (lambda p: save(p / "a.nii", NAN), "expected finite HU, got 2 voxels"),
+    "constant": (lambda p: save(p / "a.nii", np.full((3, 3, 3), -1024, np.int16)), "got the constant value -1024"),
+    "singular affine": (lambda p: singular(p / "a.nii"), "invertible 4 x 4"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_is_named_with_what_is_wrong(tmp_path: Path, kind: str):
+    make, message = BAD[kind]
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        nifti.read_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [k for k in BAD if k not in ("NaN", "constant")])
+def test_a_bad_label_map_too(tmp_path: Path, kind: str):
+    make, message = BAD[kind]
+    with pytest.raises(InputError, match=message):
+        nifti.read_label(make(tmp_path))
+
+
+def test_labels_are_whole_numbers(tmp_path: Path):
+    for voxels in (NAN, np.linspace(0, 1, 27, dtype=np.float32).reshape(3, 3, 3)):
+        with pytest.raises(InputError, match=r"a\.nii: expected whole numbers"):
+            nifti.read_label(save(tmp_path / "a.nii", voxels))
+    empty = nifti.read_label(save(tmp_path / "a.nii", np.zeros((3, 3, 3), np.uint8)))  # a patient without a tumour
+    assert not empty.voxels.any()
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a", "a.gz", "nii"])
+def test_only_nifti_names_are_written(tmp_path: Path, name: str):
+    with pytest.raises(InputError, match=rf"{name}: expected a file name ending in \.nii or \.nii\.gz"):
+        nifti.write_label(tmp_path / name, Volume(HU, np.eye(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kits19_masks_lie_as_they_should(shared_data: Path):
+    root = shared_data / "kits19_masks"
+    if not root.is_dir():
+        pytest.skip("needs the KiTS19 masks in ../shared/data/kits19_masks")
+    for path in sorted(root.glob("*/segmentation.nii.gz"), key=lambda p: p.stat().st_size)[:1]:
+        label = nifti.read_label(path)
+        assert set(np.unique(label.voxels)) <= {0, 1, 2}
+        assert label.axcodes[0] in "IS"  # the first axis is cranio-caudal
+        upright = label.oriented("SPL")
+        assert upright.shape[1:] == (512, 512)
+        assert upright.spacing_mm[1] == pytest.approx(upright.spacing_mm[2])
+        world = [v.affine[:3, :3] @ np.argwhere(v.voxels == 1).mean(0) + v.affine[:3, 3] for v in (label, upright)]
+        np.testing.assert_allclose(world[0], world[1], atol=1e-6)

@@ -1,0 +1,139 @@
+"""Recipes: what stands there is what runs, and a mistake is answered with the key and what was expected."""
+
+from pathlib import Path
+
+import pytest
+
+import hlfd
+from hlfd import recipe
+from hlfd.errors import InputError
+
+SHIPPED = [*sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), Path(hlfd.__file__).parent / "demo.yaml"]
+BASE = """
+name: small
+source: {name: kits, root: data/kits}
+student: {name: unet, width: 4}
+student_training: {epochs: 3, lr: 1.0e-3}
+methods: [{name: seg}, {name: kd}]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "r.yaml").write_text(BASE)
+    return tmp_path / "r.yaml"
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid_and_come_back(shipped: Path, tmp_path: Path):
+    chosen = recipe.read(shipped)
+    (tmp_path / "again.yaml").write_text(recipe.dump(chosen))
+    assert recipe.read(tmp_path / "again.yaml") == chosen
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["student_training.lr=1e-4"], "student_training.lr", 1e-4),
+        (["student_training.epochs=7", "student_training.epochs=8"], "student_training.epochs", 8),
+        (["preprocess.size=[64, 96]"], "preprocess.size", (64, 96)),
+        (["student={name: enet}"], "student.name", "enet"),
+        (["source.root=/a=b"], "source.root", Path("/a=b")),
+        (["name=other"], "folder", Path("runs/other")),
+        (["output=there"], "folder", Path("there")),
+        (["methods.1.name=hlfd"], "methods.1.name", "hlfd"),
+        (["split=null"], "split", None),
+        (["split.seed=4"], "split.seed", 4),
+        ([], "teacher.name", "unet"),
+    ],
+)
+def test_overrides(path: Path, overrides: list[str], key: str, value: object):
+    here = recipe.read(path, overrides)
+    for part in key.split("."):
+        here = here[int(part)] if part.isdigit() else getattr(here, part)
+    assert here == value
+
+
+def test_a_recipe_derives_from_another(path: Path):
+    top = path.parent / "top.yaml"
+    top.write_text("extends: r.yaml\nname: top\nstudent: {name: enet}\nstudent_training: {epochs: 9}\n")
+    chosen = recipe.read(top)
+    assert (chosen.name, chosen.student_training.epochs, chosen.student_training.lr) == ("top", 9, 1e-3)
+    assert chosen.student.options == {}  # another plug-in's options don't stay
+    assert [m.name for m in chosen.methods] == ["seg", "kd"]
+    top.write_text("extends: r.yaml\nstudent: {norm: instance}\n")
+    assert recipe.read(top).student.options == {"width": 4, "norm": "instance"}
+
+
+def test_methods_and_window(path: Path):
+    chosen = recipe.read(path, ["methods.1.alpha=0.5"])
+    assert chosen.method("kd").options == {"alpha": 0.5}
+    assert chosen.method("hlfd").options == {}
+    with pytest.raises(InputError, match="there is no method 'hldf'"):
+        chosen.method("hldf")
+
+
+def test_the_sources_window_holds_unless_the_recipe_has_one(kits_root: Path, path: Path):
+    for overrides, window in (([], (-200, 300)), (["preprocess.window_hu=[0, 100]"], (0, 100))):
+        chosen = recipe.read(path, [f"source.root={kits_root}", *overrides])
+        assert chosen.resolved_preprocess(chosen.make_source()).window_hu == window
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student_trainig.lr=1", r"there is no key 'student_trainig' \(did you mean 'student_training'\?"),
+        ("student_training.epoch=1", r"there is no key 'student_training.epoch' \(did you mean 'epochs'\?"),
+        ("split.fold=3", r"there is no key 'split.fold' \(did you mean 'folds'\?"),
+        ("preprocess.crops=[64, 64]", r"there is no key 'preprocess.crops' \(did you mean 'crop'\?"),
+        ("student_training.epochs=0", "'student_training.epochs': input should be greater than 0, got 0"),
+        ("student_training.lr=fast", "'student_training.lr': input should be a valid number.* got 'fast'"),
+        ("student_training.rare_share=1", "'student_training.rare_share': input should be less than 1, got 1"),
+        ("preprocess.window_hu=[300, -200]", r"window_hu: expected a lower and a higher end, got \[300.0, -200.0\]"),
+        ("preprocess={size: [64, 64], spacing_mm: 1}", "spacing_mm and size exclude each other"),
+        ("preprocess.spacing_mm=0", "'preprocess.spacing_mm': input should be greater than 0, got 0"),
+        ("preprocess.size=[4, 64]", "'preprocess.size.0': input should be greater than or equal to 8, got 4"),
+        ("split.validation=0", "'split.validation': input should be greater than 0"),
+        ("student.name=unett", r"there is no network 'unett' \(did you mean 'unet'\?"),
+        ("student.widht=4", r"network 'unet' has no option 'widht' \(did you mean 'width'\?"),
+        ("student.width=-4", "network 'unet': 'width': input should be greater than 0, got -4"),
+        ("methods.1.alpa=1", r"method 'kd' has no option 'alpa' \(did you mean 'alpha'\?"),
+        ("methods.2.name=hlfd", "methods.2.name: expected a number below 2 at '2'"),
+        ("methods.x=1", "methods.x: expected a number below 2 at 'x'"),
+        ("methods.1.name=seg", "methods: each at most once, got seg, seg"),
+        ("source.name=kist", r"there is no source 'kist' \(did you mean 'kits'\?"),
+        ("source.task=liver", "source 'kits': 'task': input should be 'tumor', 'organ' or 'both', got 'liver'"),
+        ("source={name: kits}", "'source.root' is missing"),
+        ("name.x=1", "name.x: 'name' is a value, it has no keys of its own"),
+        ("epochs", "'epochs': expected key=value"),
+        ("=3", "'=3': expected key=value"),
+        ("folds=[1", r"folds: expected a value as YAML, got '\[1'"),
+    ],
+)
+def test_what_a_recipe_can_not_say(path: Path, override: str, message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        recipe.read(path, [override])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert "value error" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such recipe"),
+        ("name: [", "not readable as YAML"),
+        ("- a\n- b", "expected sections with keys, got list"),
+        ("", "expected sections with keys, got NoneType"),
+        ("name: x", "'source' is missing"),
+        ("1: x", "1"),
+        ("extends: none.yaml", r"none\.yaml: no such recipe"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str | None, message: str):
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        recipe.read(path)
+    assert str(caught.value).startswith(str(path.parent))
