@@ -91,19 +91,32 @@ def make_kits() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def threshold():
-    """``threshold(preprocess, hu)``: a Segmenter that calls ``tumor`` every pixel above ``hu``."""
+    """``threshold(preprocess, hu)``: a Segmenter that calls ``tumor`` every pixel above ``hu``.
+
+    With ``stride`` it has a tap of that stride, and refuses an image that isn't a multiple of it.
+    """
     from hlfd.data.preprocess import Preprocess
     from hlfd.distill.features import Tapped
     from hlfd.labels import organ_and_tumor
     from hlfd.segmenter import Segmenter
 
-    def build(preprocess: Preprocess, hu: float) -> Segmenter:
+    class Pooled(torch.nn.Module):
+        def __init__(self, conv: torch.nn.Module, stride: int):
+            super().__init__()
+            self.conv, self.pool = conv, torch.nn.AvgPool2d(stride)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            pooled = self.pool(image)
+            assert all(n == m * self.pool.kernel_size for n, m in zip(image.shape[2:], pooled.shape[2:], strict=True))
+            return self.conv(image)
+
+    def build(preprocess: Preprocess, hu: float, stride: int = 1) -> Segmenter:
         low, high = preprocess.window_hu
         conv = torch.nn.Conv2d(1, 2, 1)
         with torch.no_grad():
             conv.weight.copy_(torch.tensor([0.0, 200.0]).reshape(2, 1, 1, 1))
             conv.bias.copy_(torch.tensor([0.0, -200 * ((hu - low) * 2 / (high - low) - 1)]))
-        tapped = Tapped(torch.nn.Sequential(conv), {}, classes=2, in_channels=1, dims=2)
+        tapped = Tapped(Pooled(conv, stride), {"e5": "pool"}, classes=2, in_channels=1, dims=2)
         return Segmenter(tapped, "none", {}, preprocess, organ_and_tumor("tumor", "kidney"))
 
     return build

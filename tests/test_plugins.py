@@ -60,7 +60,7 @@ GIVEN = ("in_channels", "classes", "dims")
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"widht": 8}, r"network 'unet' has no option 'widht' \(did you mean 'width'\?"),
+        ({"widthh": 8}, r"network 'unet' has no option 'widthh' \(did you mean 'width'\?"),
         ({"classes": 3}, "network 'unet' has no option 'classes'"),
         ({"width": 0}, "network 'unet': 'width': input should be greater than 0, got 0"),
         ({"width": "wide"}, "network 'unet': 'width': input should be a valid integer.* got 'wide'"),
@@ -92,7 +92,7 @@ def test_a_third_partys_module(third_party, monkeypatch):
         plugins.load("networks", "theirs.net", dept=3)
     point = importlib.metadata.EntryPoint("theirs", "theirs.net", "hlfd.networks")
     points = importlib.metadata.EntryPoints([point])
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **by: points.select(**by))
+    monkeypatch.setattr(importlib.metadata, "entry_points", points.select)
     assert "theirs" in plugins.names("networks")
     assert plugins.load("networks", "theirs") == 20
 

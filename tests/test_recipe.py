@@ -35,6 +35,7 @@ def test_shipped_recipes_are_valid_and_come_back(shipped: Path, tmp_path: Path):
     ("overrides", "key", "value"),
     [
         (["student_training.lr=1e-4"], "student_training.lr", 1e-4),
+        (["student_training.epochs=1e1"], "student_training.epochs", 10),
         (["student_training.epochs=7", "student_training.epochs=8"], "student_training.epochs", 8),
         (["preprocess.size=[64, 96]"], "preprocess.size", (64, 96)),
         (["student={name: enet}"], "student.name", "enet"),
@@ -66,8 +67,8 @@ def test_a_recipe_derives_from_another(path: Path):
 
 
 def test_methods_and_window(path: Path):
-    chosen = recipe.read(path, ["methods.1.alpha=0.5"])
-    assert chosen.method("kd").options == {"alpha": 0.5}
+    chosen = recipe.read(path, ["methods.1.weight=0.5"])
+    assert chosen.method("kd").options == {"weight": 0.5}
     assert chosen.method("hlfd").options == {}
     with pytest.raises(InputError, match="there is no method 'hldf'"):
         chosen.method("hldf")
@@ -95,9 +96,9 @@ def test_the_sources_window_holds_unless_the_recipe_has_one(kits_root: Path, pat
         ("preprocess.size=[4, 64]", "'preprocess.size.0': input should be greater than or equal to 8, got 4"),
         ("split.validation=0", "'split.validation': input should be greater than 0"),
         ("student.name=unett", r"there is no network 'unett' \(did you mean 'unet'\?"),
-        ("student.widht=4", r"network 'unet' has no option 'widht' \(did you mean 'width'\?"),
+        ("student.widthh=4", r"network 'unet' has no option 'widthh' \(did you mean 'width'\?"),
         ("student.width=-4", "network 'unet': 'width': input should be greater than 0, got -4"),
-        ("methods.1.alpa=1", r"method 'kd' has no option 'alpa' \(did you mean 'alpha'\?"),
+        ("methods.1.weightt=1", r"method 'kd' has no option 'weightt' \(did you mean 'weight'\?"),
         ("methods.2.name=hlfd", "methods.2.name: expected a number below 2 at '2'"),
         ("methods.x=1", "methods.x: expected a number below 2 at 'x'"),
         ("methods.1.name=seg", "methods: each at most once, got seg, seg"),
@@ -126,7 +127,7 @@ def test_what_a_recipe_can_not_say(path: Path, override: str, message: str):
         ("- a\n- b", "expected sections with keys, got list"),
         ("", "expected sections with keys, got NoneType"),
         ("name: x", "'source' is missing"),
-        ("1: x", "1"),
+        ("1: x", "'name' is missing"),
         ("extends: none.yaml", r"none\.yaml: no such recipe"),
     ],
 )

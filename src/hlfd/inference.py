@@ -2,12 +2,22 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from hlfd.data.preprocess import AXCODES, resize
 from hlfd.progress import Advance
 from hlfd.segmenter import Segmenter
 from hlfd.volume import Volume
+
+
+def most_probable(scores: Tensor) -> Tensor:
+    """Class of the highest score (N, K, rows, columns) as uint8, the first of equals; `argmax`, many times faster."""
+    best, labels = scores[:, 0].clone(), torch.zeros_like(scores[:, 0], dtype=torch.uint8)
+    for index in range(1, scores.shape[1]):
+        labels[scores[:, index] > best] = index
+        best = torch.maximum(best, scores[:, index])
+    return labels
 
 
 @torch.inference_mode()
@@ -40,7 +50,7 @@ def predict(model: Segmenter, image: Volume, *, batch_size: int = 4, advance: Ad
         padded = F.pad(slices, padding, value=-1.0).contiguous(memory_format=torch.channels_last)
         scores = network(padded)[..., :rows, :columns].float().softmax(1)
         whole = model.preprocess.from_crop(scores, plane)
-        labels[start : start + batch_size] = resize(whole, native_plane).argmax(1).byte().cpu().numpy()
+        labels[start : start + batch_size] = most_probable(resize(whole, native_plane)).cpu().numpy()
         if advance is not None:
             advance(len(slices))
     return image.restored(labels, AXCODES)

@@ -124,9 +124,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("name", ["case_00001.image", "case_00001.label", "case_00001.json"])
-def test_a_full_disk_leaves_no_part_of_a_case_that_counts(
-    kits_root, tmp_path, hlfd, full_disk, monkeypatch, name: str
-):
+def test_a_full_disk_leaves_no_part_of_a_case_that_counts(kits_root, tmp_path, hlfd, full_disk, monkeypatch, name: str):
     recipe, root = tmp_path / "recipe.yaml", tmp_path / "out" / "store"
     recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
     full_disk(name)
@@ -192,18 +190,24 @@ def test_a_killed_worker_is_a_failure_with_a_reason(kits_root, tmp_path, monkeyp
 
 
 PROGRAM = """
-import sys
+import sys, time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from hlfd import plugins
 from hlfd.data.prepare import prepare
 from hlfd.data.preprocess import Preprocess
 
+
+def slow_source(root):
+    source = plugins.load("sources", "kits", root)
+    return replace(source, read_image=lambda case: (time.sleep(0.2), source.read_image(case))[1])
+
+
 if __name__ == "__main__":
     kits, root = map(Path, sys.argv[1:])
-    source = partial(plugins.load, "sources", "kits", kits)
     try:
-        prepare(source, Preprocess(window_hu=(-200.0, 300.0)), root, workers=2)
+        prepare(partial(slow_source, kits), Preprocess(window_hu=(-200.0, 300.0)), root, workers=2)
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -211,7 +215,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals to a process group")
 def test_ctrl_c_with_worker_processes(make_kits, tmp_path: Path):
-    cases = 150
+    cases = 20
     kits, root, program = make_kits(tmp_path / "kits", cases), tmp_path / "store", tmp_path / "program.py"
     program.write_text(PROGRAM)
     process = subprocess.Popen(
@@ -220,7 +224,7 @@ def test_ctrl_c_with_worker_processes(make_kits, tmp_path: Path):
     try:
         limit = time.monotonic() + 120
         while not list(root.glob("cases/*.json")) and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.005)
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
         _, errors = process.communicate(timeout=60)
     finally:
@@ -228,6 +232,7 @@ def test_ctrl_c_with_worker_processes(make_kits, tmp_path: Path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.startswith("preparing: interrupted after ")
+    assert errors.count("\n") == 1
     names = set(times(root))
     done = {name.split(".")[0] for name in names}
     assert 0 < len(done) < cases

@@ -13,7 +13,7 @@ from hlfd.errors import InputError
 from hlfd.volume import Volume
 
 WINDOW = (-200.0, 300.0)
-PLANE = (14, 12, 16)  # rows, columns and slices in any order of axes: each is at least 12
+UPRIGHT = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # axes are S, P, L already
 
 
 def centre_mm(volume: Volume, weight: np.ndarray) -> np.ndarray:
@@ -87,10 +87,15 @@ def test_a_label_enlarged_by_a_whole_factor_repeats_its_pixels(affines, data, fa
     np.testing.assert_array_equal(enlarged, upright.repeat(factor, 1).repeat(factor, 2))
 
 
+def test_a_label_shrunk_by_three_keeps_the_middle_of_nine_pixels():
+    label = Volume(np.random.default_rng(1).integers(0, 3, (4, 24, 27), dtype=np.uint8), UPRIGHT)
+    shrunk = Preprocess(window_hu=WINDOW, size=(8, 9)).label(label).voxels
+    np.testing.assert_array_equal(shrunk, label.voxels[:, 1::3, 1::3])
+
+
 def test_the_window_is_mapped_to_minus_one_and_one():
     hu = np.array([-2000, -200, -75, 50, 300, 3000], np.float32).reshape(1, 1, 6)
-    affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # is upright already
-    prepared = Preprocess(window_hu=WINDOW).image(Volume(hu, affine)).voxels
+    prepared = Preprocess(window_hu=WINDOW).image(Volume(hu, UPRIGHT)).voxels
     assert prepared.dtype == np.float32
     np.testing.assert_allclose(prepared.ravel(), [-1, -1, -0.5, 0, 1, 1], atol=1e-6)
 
@@ -105,7 +110,9 @@ def test_a_crop_is_central_and_comes_back(plane, crop):
     cropped = preprocess.to_crop(label, 0)
     assert cropped.shape == (2, *crop)
     scores = one_hot(torch.from_numpy(cropped), 3).movedim(-1, 1).float()
-    back = preprocess.from_crop(scores, plane).argmax(1).numpy()
+    whole = preprocess.from_crop(scores, plane)
+    assert torch.equal(whole.sum(1), torch.ones(2, *plane))  # still probabilities
+    back = whole.argmax(1).numpy()
     kept = np.zeros(plane, bool)
     inside = [slice((n - min(n, c)) // 2, (n - min(n, c)) // 2 + min(n, c)) for n, c in zip(plane, crop, strict=True)]
     kept[tuple(inside)] = True

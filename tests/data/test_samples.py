@@ -1,7 +1,6 @@
 """Samples: the slices of some patients and no others, in an order that seed and epoch decide."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest

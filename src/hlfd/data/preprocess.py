@@ -129,4 +129,5 @@ def resize(images: Tensor, plane: tuple[int, int]) -> Tensor:
     """(N, C, rows, columns) to another size of the plane: bilinear, with an antialiasing filter when it shrinks."""
     if tuple(images.shape[2:]) == plane:
         return images
-    return F.interpolate(images, plane, mode="bilinear", align_corners=False, antialias=True)
+    shrinks = plane[0] < images.shape[2] or plane[1] < images.shape[3]  # where it doesn't, the filter only costs time
+    return F.interpolate(images, plane, mode="bilinear", align_corners=False, antialias=shrinks)

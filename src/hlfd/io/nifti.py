@@ -1,5 +1,7 @@
 """NIfTI in and out. Intensities are HU, labels are class indices; the grid is never changed here."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def read_image(path: Path) -> Volume:
     Raises:
         InputError: missing or truncated file, not three axes, NaN or infinite voxels, a constant image.
     """
-    volume = _read(path)
+    volume = _read(path, partial(np.asanyarray, dtype=np.float32))
     if not np.isfinite(volume.voxels).all():
         bad = int((~np.isfinite(volume.voxels)).sum())
         raise InputError(f"{path}: expected finite HU, got {bad} voxels that are NaN or infinite")
@@ -29,8 +31,10 @@ def read_image(path: Path) -> Volume:
 
 
 def read_label(path: Path) -> Volume:
-    """A label map as it is in the file, as int32. Raises `InputError` as `read_image`, and for fractional values."""
-    volume = _read(path)
+    """A label map as it is in the file, as integers. Raises `InputError` as `read_image`, and for fractional values."""
+    volume = _read(path, np.asanyarray)
+    if volume.voxels.dtype.kind in "iu":
+        return volume
     values = np.rint(volume.voxels)
     if not np.isfinite(volume.voxels).all() or np.abs(values - volume.voxels).max() > 1e-4:
         raise InputError(f"{path}: expected whole numbers as labels, got fractions or NaN")
@@ -74,10 +78,12 @@ def _open(path: Path) -> Any:
     return image
 
 
-def _read(path: Path) -> Volume:
+def _read(path: Path, to_array: Callable[[Any], np.ndarray]) -> Volume:
     image = _open(path)
     try:
-        voxels = image.get_fdata(dtype=np.float32, caching="unchanged")
+        voxels = to_array(image.dataobj)
+        if voxels.dtype.kind not in "iuf":
+            raise TypeError(f"voxels of type {voxels.dtype}")
     except Exception as error:  # truncated, damaged or of a type that is no number
         raise unreadable(path, "a whole NIfTI file", error) from None
     return _volume(path, voxels, image.affine)

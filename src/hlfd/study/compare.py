@@ -42,6 +42,8 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
     """
     started = time.perf_counter()
     workspace = steps.Workspace(recipe, workers)
+    for fold in recipe.folds:
+        workspace.split(fold)  # a split that can't be is said before hours of work
     write_atomic(recipe.folder / "recipe.yaml", dump(recipe))
     folders: dict[str, dict[int, Path]] = defaultdict(dict)
     cases: dict[str, list[CaseResult]] = defaultdict(list)

@@ -17,7 +17,6 @@ from hlfd.io import nifti
 from hlfd.progress import progress
 from hlfd.recipe import Plugin, Recipe
 from hlfd.segmenter import Segmenter, patient_keys
-from hlfd.training.run import MODEL, Job, run
 
 Part = Literal["train", "validation", "test", "all"]
 
@@ -94,6 +93,8 @@ class Workspace:
 
 def train_teacher(workspace: Workspace, fold: int) -> Path:
     """Train the recipe's teacher on a fold; the model folder."""
+    from hlfd.training.run import Job, run  # Lightning takes seconds to import, and only training needs it
+
     recipe = workspace.recipe
     return run(
         Job(
@@ -111,9 +112,11 @@ def train_student(workspace: Workspace, fold: int, method: Plugin, teacher: Path
     Args:
         teacher: model folder; None: the recipe's ``teacher_model``, or the teacher trained on this fold.
     """
+    from hlfd.training.run import Job, run
+
     recipe = workspace.recipe
     if teacher is None and method.name != "seg":
-        teacher = recipe.teacher_model or workspace.folder(fold) / "teacher" / MODEL
+        teacher = recipe.teacher_model or workspace.folder(fold) / "teacher" / "model"
         if not (teacher / "model.json").exists():
             raise InputError(f"{teacher}: no teacher there; run 'hlfd train RECIPE --role teacher' first")
     return run(
