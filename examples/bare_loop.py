@@ -35,7 +35,7 @@ def main(steps: int = 20) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(float(loss))
+        history.append(loss.item())
     return history
 
 
