@@ -138,3 +138,22 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str | None, message: str
     with pytest.raises(InputError, match=message) as caught:
         recipe.read(path)
     assert str(caught.value).startswith(str(path.parent))
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {base}.yaml\n")
+    with pytest.raises(InputError, match=r"a\.yaml: extends itself"):
+        recipe.read(tmp_path / "a.yaml")
+
+
+def test_the_last_epoch_is_always_validated() -> None:
+    with pytest.raises(InputError, match="validate_every: expected a divisor of epochs = 5"):
+        recipe.from_values(
+            {
+                "name": "x",
+                "source": {"name": "kits", "root": "data"},
+                "student_training": {"epochs": 5, "validate_every": 2},
+            },
+            "x",
+        )

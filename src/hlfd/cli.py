@@ -103,9 +103,6 @@ def prepare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = 
     console.print(f"{ready.store.root}: {len(ready.store.cases)} cases, {size:.1f} MiB", highlight=False)
     if lost:
         console.print(f"  {lost} labelled pixels lie outside the crop and are not trained on", highlight=False)
-    unlabelled = len(ready.source.cases) - len(ready.store.cases)
-    if unlabelled:
-        console.print(f"  {unlabelled} cases have no labels and are left out", highlight=False)
     for fold, split in enumerate(splits):
         sizes = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test patients"
         console.print(f"  fold {fold}: {sizes}", highlight=False)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -98,6 +98,15 @@ class TrainingSection(Section):
     head_steps: PositiveInt = 100
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _ends_with_a_validation(self) -> Self:
+        if self.epochs % self.validate_every:
+            raise InputError(
+                f"validate_every: expected a divisor of epochs = {self.epochs}, so that the last is validated, "
+                f"got {self.validate_every}"
+            )
+        return self
 
 
 class Recipe(Section):
@@ -198,7 +207,9 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in extended_by:
+        raise InputError(f"{path}: extends itself, by way of {len(extended_by)} recipes")
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -208,7 +219,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected sections with keys, got {type(values).__name__}")
     base = values.pop("extends", None)
-    return _merge(_read_yaml(path.parent / base), values) if base else values
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends: expected the name of a recipe, got {base!r}")
+    return _merge(_read_yaml(path.parent / base, (*extended_by, path.resolve())), values)
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

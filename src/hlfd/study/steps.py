@@ -14,7 +14,7 @@ from hlfd.errors import InputError
 from hlfd.evaluation.protocols import CaseResult, evaluate_case, write_evaluation
 from hlfd.inference import predict
 from hlfd.io import nifti
-from hlfd.progress import progress
+from hlfd.progress import console, progress
 from hlfd.recipe import Plugin, Recipe
 from hlfd.segmenter import Segmenter, patient_keys
 
@@ -39,7 +39,10 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        """The prepared store; cases that are missing are prepared now."""
+        """The prepared store; cases that are missing are prepared now, those without labels are left out."""
+        unlabelled = sum(case.label is None for case in self.source.cases)
+        if unlabelled:
+            console.print(f"{unlabelled} of {len(self.source.cases)} cases have no labels and are left out")
         preprocess = self.recipe.resolved_preprocess(self.source)
         return prepare(self.recipe.make_source, preprocess, self.recipe.folder / "store", workers=self.workers)
 
@@ -69,7 +72,11 @@ class Workspace:
     @property
     def patients(self) -> list[str]:
         """Patients with labels."""
-        return sorted({case.patient for case in self.source.cases if case.label is not None})
+        found = sorted({case.patient for case in self.source.cases if case.label is not None})
+        if not found:
+            name, count = self.source.name, len(self.source.cases)
+            raise InputError(f"source {name}: expected cases with labels, none of the {count} has any")
+        return found
 
     def split(self, fold: int) -> Split:
         """The split of a fold. Raises `InputError` if there is no such fold."""

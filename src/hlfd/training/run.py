@@ -65,6 +65,8 @@ class Job:
             "method": self.method.model_dump() if self.method else None,
             "training": self.training.model_dump(),
             "seed": self.seed,
+            "data": self.data,
+            "labels": {"names": list(self.labels.names), "raw": sorted(self.labels.raw.items())},
             "preprocess": self.store.preprocess.model_dump(mode="json"),
             "split": {part: list(getattr(self.split, part)) for part in ("train", "validation", "test")},
             "teacher": _weights_of(self.teacher) if self.teacher else None,
@@ -266,7 +268,7 @@ def _weights_of(model: Path) -> str:
 
 def _require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in now.items():
-        if before.get(key) != value:
+        if key in before and before[key] != value:
             raise InputError(
                 f"{folder}: holds a run with another {key}; choose another output or remove it "
                 f"(expected {json.dumps(before.get(key))[:200]}, got {json.dumps(value)[:200]})"
