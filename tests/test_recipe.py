@@ -157,3 +157,18 @@ def test_the_last_epoch_is_always_validated() -> None:
             },
             "x",
         )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seed": -1}, "'seed'"),
+        ({"folds": []}, "'folds'"),
+        ({"folds": [0, 0]}, "folds: each at most once"),
+        ({"folds": [-1]}, "'folds.0'"),
+        ({"methods": []}, "'methods'"),
+    ],
+)
+def test_values_that_could_only_fail_later_are_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        recipe.from_values({"name": "x", "source": {"name": "kits", "root": "data"}, **values}, "x")

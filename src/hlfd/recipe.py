@@ -122,17 +122,17 @@ class Recipe(Section):
     """
 
     name: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     source: SourcePlugin
     preprocess: PreprocessSection = PreprocessSection()
     split: SplitSection | None = SplitSection()
-    folds: tuple[int, ...] = (0,)
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     teacher: Plugin = Plugin(name="unet")
     teacher_model: Path | None = None
     teacher_training: TrainingSection = TrainingSection()
     student: Plugin = Plugin(name="unet_mobilenetv2")
     student_training: TrainingSection = TrainingSection()
-    methods: tuple[Plugin, ...] = (Plugin(name="seg"), Plugin(name="hlfd"))
+    methods: Annotated[tuple[Plugin, ...], Field(min_length=1)] = (Plugin(name="seg"), Plugin(name="hlfd"))
     output: Path | None = None
 
     @model_validator(mode="after")
@@ -142,6 +142,8 @@ class Recipe(Section):
             network.check("networks")
         for method in self.methods:
             method.check("methods")
+        if len(set(self.folds)) != len(self.folds):
+            raise InputError(f"folds: each at most once, got {list(self.folds)}")
         names = [m.name for m in self.methods]
         if len(set(names)) != len(names):
             raise InputError(f"methods: each at most once, got {', '.join(names)}")

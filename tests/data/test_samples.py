@@ -1,6 +1,7 @@
 """Samples: the slices of some patients and no others, in an order that seed and epoch decide."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,3 +90,13 @@ def test_a_share_of_nothing():
         EpochSampler(np.zeros(4, bool), samples=None, rare_share=0.3, seed=0)
     everywhere = EpochSampler(np.ones(4, bool), samples=None, rare_share=0.3, seed=0)
     assert sorted(everywhere) == [0, 1, 2, 3]
+
+
+def test_slices_of_different_sizes_are_refused(tmp_path: Path, make_kits) -> None:
+    make_kits(tmp_path / "a", 1, shape=(3, 20, 24))
+    make_kits(tmp_path / "b", 1, shape=(3, 20, 28))
+    (tmp_path / "b" / "case_00000").rename(tmp_path / "a" / "case_00001")
+    window = Preprocess(window_hu=(-100.0, 200.0))
+    store = prepare(partial(plugins.load, "sources", "kits", tmp_path / "a"), window, tmp_path / "store")
+    with pytest.raises(InputError, match=r"slices differ in size \(20 x 24, 20 x 28\): set preprocess"):
+        SliceDataset(store, store.patients)

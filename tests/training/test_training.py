@@ -1,9 +1,11 @@
 """Training runs in a folder: what they write, what they refuse, and that they continue as if nothing had happened."""
 
+import copy
 import csv
 import errno
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from hlfd.distill.features import FrozenTeacher
 from hlfd.distill.losses import SegmentationLoss
 from hlfd.errors import InputError
 from hlfd.recipe import Plugin
-from hlfd.segmenter import Segmenter, build_network
+from hlfd.segmenter import Segmenter, build_network, patient_keys
 from hlfd.training import run as running
 from hlfd.training.logs import CsvLog, read_curves
 from hlfd.training.module import TrainingModule
@@ -368,3 +370,23 @@ def test_golden_loss_curve():
             curve.append(sum(float(v.detach()) for key, v in losses.items() if key.startswith(name)))
     for name, expected in GOLDEN.items():
         assert curves[name] == pytest.approx(expected, rel=5e-2), name
+
+
+def test_a_student_remembers_what_its_teacher_learned_from(make_job, teacher):
+    job = make_job(method="kd", teacher=teacher)
+    student, taught = Segmenter.load(run(job)), Segmenter.load(teacher)
+    own = patient_keys(job.data, (*job.split.train, *job.split.validation))
+    assert student.learned_from == own | taught.learned_from
+    elsewhere = make_job("lits", method="kd", teacher=teacher, data="lits")  # other patients than the teacher's
+    assert Segmenter.load(run(elsewhere)).learned_from > taught.learned_from
+
+
+def test_changed_voxels_are_another_run(make_job):
+    job = make_job()
+    run(job)
+    case = next(iter(job.store.cases))
+    changed = {**job.store.cases, case: replace(job.store.cases[case], sha256="other")}
+    store = copy.copy(job.store)
+    store.cases = changed
+    with pytest.raises(InputError, match="holds a run with another cases"):
+        run(replace(job, store=store))

@@ -23,6 +23,10 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
         self.index = list(iterate_slices(store, set(patients)))
         if not self.index:
             raise InputError(f"{store.root}: none of the {len(self.patients)} patients has a slice in the store")
+        planes = {store.cases[case].shape[1:] for case, _ in self.index}
+        if len(planes) > 1:
+            shown = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(planes)[:3])
+            raise InputError(f"{store.root}: slices differ in size ({shown}): set preprocess.crop or preprocess.size")
         self._open: dict[str, tuple[object, object]] = {}
 
     def __len__(self) -> int:

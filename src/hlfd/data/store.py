@@ -1,7 +1,8 @@
 """The prepared data set on disk: a chunk a slice, compressed with blosc2, a JSON file beside each case."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class StoredCase:
         shape: slices, rows, columns.
         counts: pixels of each class in each slice, shape (slices, classes); empty for a case without labels.
         cropped_away: labelled pixels that lie outside the crop.
+        sha256: of the image's and the label's bytes.
     """
 
     id: str
@@ -33,6 +35,7 @@ class StoredCase:
     shape: tuple[int, int, int]
     counts: np.ndarray
     cropped_away: int
+    sha256: str
 
 
 class Store:
@@ -56,6 +59,11 @@ class Store:
                 "run the same 'hlfd prepare' again"
             )
         self.cases = {c: _stored(json.loads(_side(root, c).read_text())) for c in settings["cases"]}
+
+    def digest(self, patients: Collection[str]) -> str:
+        """A hash of all voxels and labels of these patients."""
+        voxels = [f"{c.id} {c.sha256}" for c in self.cases.values() if c.patient in patients]
+        return hashlib.sha256("\n".join(sorted(voxels)).encode()).hexdigest()
 
     @property
     def patients(self) -> list[str]:
@@ -108,6 +116,7 @@ def write_case(
         "affine_before_crop": image.affine.tolist(),
         "counts": counts.tolist(),
         "cropped_away": int((label.voxels > 0).sum() - (targets > 0).sum()),
+        "sha256": hashlib.sha256(pixels.tobytes() + targets.tobytes()).hexdigest(),
         "source": source,
     }
     write_json(_side(root, case.id), {"id": case.id, **side})
@@ -131,7 +140,8 @@ def _pack(array: np.ndarray) -> bytes:
 
 
 def _stored(side: dict[str, Any]) -> StoredCase:
-    return StoredCase(side["id"], side["patient"], tuple(side["shape"]), np.array(side["counts"]), side["cropped_away"])
+    shape, counts = tuple(side["shape"]), np.array(side["counts"])
+    return StoredCase(side["id"], side["patient"], shape, counts, side["cropped_away"], side["sha256"])
 
 
 def _file(root: Path, case: str, kind: str) -> Path:

@@ -44,7 +44,6 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
     workspace = steps.Workspace(recipe, workers)
     for fold in recipe.folds:
         workspace.split(fold)  # a split that can't be is said before hours of work
-    write_atomic(recipe.folder / "recipe.yaml", dump(recipe))
     folders: dict[str, dict[int, Path]] = defaultdict(dict)
     cases: dict[str, list[CaseResult]] = defaultdict(list)
     for fold in recipe.folds:
@@ -64,6 +63,7 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 1),
         "versions": versions(),
     }
+    write_atomic(recipe.folder / "recipe.yaml", dump(recipe))
     write_json(recipe.folder / "results.json", results)
     write_report(report_data(workspace, results, runs), recipe.folder / "report.html")
     console.print(

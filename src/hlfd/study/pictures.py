@@ -139,7 +139,7 @@ def _facts(workspace: Workspace, results: dict[str, Any]) -> dict[str, str]:
         "Patients": f"{len(first.train)} train, {len(first.validation)} validation, {len(first.test)} test{folds}",
         "Images": ", ".join(f"{k} {v}" for k, v in preprocess.model_dump().items() if v is not None),
         "Seed": f"{recipe.seed} (split {recipe.split.seed if recipe.split else '-'})",
-        "Model choice": "best validation Dice; the test patients were used once, at the end",
+        "Model choice": "best validation Dice; test patients are used here only to evaluate",
         "Time per slice": f"median forward pass, batch 1, float32, {torch.get_num_threads()} threads",
         "Machine": f"{platform.machine()}, {os.cpu_count()} cores, {'GPU' if torch.cuda.is_available() else 'no GPU'}",
         "Total time": f"{results['seconds'] / 60:.1f} min",

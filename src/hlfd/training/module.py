@@ -65,6 +65,10 @@ class TrainingModule(pl.LightningModule):
         """Time spent training, also in the calls that this one continues."""
         return self._seconds_before + time.perf_counter() - self._started
 
+    def add_seconds(self, seconds: float) -> None:
+        """Count time spent on this run before the fit."""
+        self._seconds_before += seconds
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seconds"] = self.seconds
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Job:
             "labels": {"names": list(self.labels.names), "raw": sorted(self.labels.raw.items())},
             "preprocess": self.store.preprocess.model_dump(mode="json"),
             "split": {part: list(getattr(self.split, part)) for part in ("train", "validation", "test")},
+            "cases": self.store.digest((*self.split.train, *self.split.validation)),
             "teacher": _weights_of(self.teacher) if self.teacher else None,
         }
 
@@ -114,7 +116,7 @@ def run(job: Job) -> Path:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer, best = _trainer(job, log)
     if resume is None:
-        _fit_heads(module, loader, log)
+        _fit_heads(module, loader, log, trainer.strategy.root_device)
     else:
         console.print(f"{job.folder}: continuing after {done} steps", highlight=False)
         module.distiller.freeze_heads()
@@ -195,19 +197,22 @@ def _trainer(job: Job, log: CsvLog) -> tuple[pl.Trainer, ModelCheckpoint]:
     return trainer, best
 
 
-def _fit_heads(module: TrainingModule, loader: DataLoader[Any], log: CsvLog) -> None:
+def _fit_heads(module: TrainingModule, loader: DataLoader[Any], log: CsvLog, device: torch.device) -> None:
     """Fit the teacher's own heads before the student trains; logged at the steps before 0 as ``head.TERM``."""
     steps = module.settings.head_steps
     if not module.distiller.heads():
         return
     teacher = module.teacher
     assert teacher is not None
+    started = time.perf_counter()
+    module.place_teacher(device)
+    module.distiller.to(device)
 
     def batches() -> Iterator[tuple[Features, Tensor]]:
         done = 0
         while True:
             for batch in loader:
-                image, target = module.prepare_batch(_as_batch(batch), done)
+                image, target = module.prepare_batch(_as_batch(batch, device), done)
                 yield teacher(image), target
                 done += 1
                 if done == steps:
@@ -217,10 +222,11 @@ def _fit_heads(module: TrainingModule, loader: DataLoader[Any], log: CsvLog) -> 
     for step, losses in enumerate(module.distiller.fit_heads(batches())):
         if step % 10 == 0 or step == steps - 1:
             log.log_metrics(losses, step - steps)
+    module.add_seconds(time.perf_counter() - started)
 
 
-def _as_batch(batch: Any) -> Batch:
-    image, target, patient = batch
+def _as_batch(batch: Any, device: torch.device) -> Batch:
+    image, target, patient = (tensor.to(device) for tensor in batch)
     return image, target, patient
 
 
@@ -236,6 +242,8 @@ def _fit(trainer: pl.Trainer, module: TrainingModule, loader: Any, validation: A
 def _export(job: Job, module: TrainingModule, best: ModelCheckpoint) -> Path:
     state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
     module.cpu().load_state_dict(state)
+    # What the teacher learned from has reached the student through it.
+    inherited = Segmenter.load(job.teacher).learned_from if job.teacher else frozenset[str]()
     curve = read_curves(job.folder / "metrics.csv").get("val/dice", [])
     facts = {
         "method": job.method.model_dump() if job.method else None,
@@ -253,7 +261,7 @@ def _export(job: Job, module: TrainingModule, best: ModelCheckpoint) -> Path:
         job.network.options,
         job.store.preprocess,
         job.labels,
-        patient_keys(job.data, (*job.split.train, *job.split.validation)),
+        patient_keys(job.data, (*job.split.train, *job.split.validation)) | inherited,
         facts,
     )
     return model.save(job.folder / MODEL)
