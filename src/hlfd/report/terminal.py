@@ -44,4 +44,6 @@ def _count(number: int) -> str:
 
 
 def _figure(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.3f}"
+    if value is None:
+        return "-"
+    return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.0f}"  # wide figures would squeeze the interval
