@@ -157,15 +157,19 @@ def batches(count: int):
 def test_a_teacher_head_learns_from_the_labels_alone():
     distiller = hlfd()
     student = {role: f.requires_grad_() for role, f in student_features().items()}
-    teacher = {role: f.requires_grad_() for role, f in teacher_features().items()}
-    losses = distiller(student, teacher, target())
+    losses = distiller(student, teacher_features(), target())
     assert list(losses) == [*WEIGHTED, "head.plfd.d5"]
     head = distiller.heads()[0].teacher_head
     torch.stack([losses[name] for name in WEIGHTED]).sum().backward(retain_graph=True)
     assert all(p.grad is None for p in head.parameters())
     losses["head.plfd.d5"].backward()
     assert all(p.grad.any() for p in head.parameters())
-    assert all(f.grad is None for f in teacher.values())
+
+
+def test_a_teacher_with_gradients_is_refused():
+    teacher = {role: f.requires_grad_() for role, f in teacher_features().items()}
+    with pytest.raises(InputError, match="wrap the teacher in FrozenTeacher"):
+        hlfd()(student_features(), teacher, target())
 
 
 def test_head_loss_is_the_segmentation_loss_at_full_resolution():

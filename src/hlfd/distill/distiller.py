@@ -1,6 +1,8 @@
 """Terms and the Distiller: a method is a table of terms."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +10,30 @@ from torch import Tensor, nn
 from hlfd.distill.features import Features, TapInfo
 from hlfd.distill.losses import DistillationLoss, SegmentationLoss, resize
 from hlfd.distill.projectors import Head, fuse
-from hlfd.errors import InputError
+from hlfd.errors import InputError, nearest
 
 Taps = Mapping[str, TapInfo]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a term's weight runs over the epochs.
+
+    Attributes:
+        scale: factor on the weight that the method gives the term.
+        warmup_epochs: over which the weight rises from 0, linearly.
+        stop_epoch: from which the weight is 0; None: never.
+    """
+
+    scale: float = 1.0
+    warmup_epochs: float = 0.0
+    stop_epoch: float | None = None
+
+    def factor(self, epoch: float) -> float:
+        """What the weight is multiplied with at an epoch, counted from 0, with its fraction."""
+        if self.stop_epoch is not None and epoch >= self.stop_epoch:
+            return 0.0
+        return self.scale * (min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0)
 
 
 class Term(nn.Module):
@@ -18,7 +41,7 @@ class Term(nn.Module):
 
     Args:
         name: under which the term is logged, for example ``plfd.d4``.
-        loss: compares the two sides; where it works on class scores, a side that isn't ``logits`` gets a learned head.
+        loss: compares the two sides; its `head` says which of them go through a learned 1x1 convolution first.
         weight: factor in the total loss.
         student, teacher: taps of each side; several are resized to the smallest and concatenated.
         student_taps, teacher_taps: what the networks offer, from `Tapped.info`.
@@ -44,14 +67,20 @@ class Term(nn.Module):
         for who, taps, offered in (("student", student, student_taps), ("teacher", teacher, teacher_taps)):
             for tap in taps:
                 if tap not in offered:
-                    raise InputError(f"term {name}: the {who} has no tap '{tap}' (it has {', '.join(offered)})")
+                    raise InputError(
+                        f"term {name}: the {who} has no tap '{tap}' (it has {', '.join(offered)}); "
+                        f"another module can stand in for it with the network's option taps: {{{tap}: MODULE}}"
+                    )
         self.name, self.loss, self.weight = name, loss, weight
         self.student, self.teacher = tuple(student), tuple(teacher)
-        self.student_head = self._head(student, student_taps, classes)
-        self.teacher_head = self._head(teacher, teacher_taps, classes)
+        self.schedule = Schedule()
+        self.student_head = self._class_head(student, student_taps, classes)
+        self.teacher_head = self._class_head(teacher, teacher_taps, classes)
+        if loss.head == "teacher":
+            self.student_head = Head(_channels(student, student_taps), _channels(teacher, teacher_taps))
 
-    def _head(self, taps: Sequence[str], offered: Taps, classes: int) -> Head | None:
-        if not self.loss.on_logits:
+    def _class_head(self, taps: Sequence[str], offered: Taps, classes: int) -> Head | None:
+        if self.loss.head != "classes":
             return None
         if tuple(taps) == ("logits",):
             if offered["logits"].channels != classes:
@@ -60,7 +89,7 @@ class Term(nn.Module):
                     f"got {offered['logits'].channels}: teacher and student have different classes"
                 )
             return None
-        return Head(sum(offered[tap].channels for tap in taps), classes)
+        return Head(_channels(taps, offered), classes)
 
     def teacher_opinion(self, teacher: Features) -> Tensor:
         """The teacher's side of the comparison; features carry no gradient, a head does until it is fitted."""
@@ -72,6 +101,10 @@ class Term(nn.Module):
         own = fuse(student, self.student)
         own = own if self.student_head is None else self.student_head(own)
         return self.loss(own, self.teacher_opinion(teacher).detach(), target)
+
+
+def _channels(taps: Sequence[str], offered: Taps) -> int:
+    return sum(offered[tap].channels for tap in taps)
 
 
 Row = tuple[str, DistillationLoss, float, Sequence[str], Sequence[str]]
@@ -88,15 +121,32 @@ class Distiller(nn.Module):
     A head on the teacher's side states the teacher's own middle-layer opinion, so it must mean something: it is
     trained on the frozen teacher's features with `SegmentationLoss` against the labels. Either call `fit_heads` once
     before training, which freezes it, or train it along: `forward` then adds a term ``head.NAME`` for each.
+
+    Samples without labels have -1 throughout the target: they count in all terms but those that need labels.
+
+    Args:
+        terms: of one method, or of several together.
+        schedules: pattern of term names (``plfd.*``) -> `Schedule`; the last that fits counts. Schedules follow
+            `set_epoch`; without that call every term stays at epoch 0.
     """
 
-    def __init__(self, terms: Iterable[Term]):
+    def __init__(self, terms: Iterable[Term], schedules: Mapping[str, Schedule] | None = None):
         super().__init__()
         self.terms = nn.ModuleList(terms)
         names = [term.name for term in self._terms()]
         assert len(set(names)) == len(names), f"terms need different names: {names}"
+        for pattern, schedule in (schedules or {}).items():
+            fitting = [term for term in self._terms() if fnmatchcase(term.name, pattern)]
+            if not fitting:
+                raise InputError(f"there is no term '{pattern}'{nearest(pattern, names)}")
+            for term in fitting:
+                term.schedule = schedule
         self.register_buffer("heads_fitted", torch.tensor(False))
+        # Tensors, so that a compiled forward doesn't change with the epoch.
+        self.register_buffer("factors", torch.ones(len(names)), persistent=False)
+        self.register_buffer("balance", torch.ones(len(names)))
         self.segmentation_loss = SegmentationLoss()
+        self.set_epoch(0.0)
 
     def _terms(self) -> list[Term]:
         return [term for term in self.terms if isinstance(term, Term)]
@@ -106,15 +156,29 @@ class Distiller(nn.Module):
         """Whether there is any term."""
         return len(self.terms) > 0
 
+    def set_epoch(self, epoch: float) -> None:
+        """Bring the schedules to an epoch, counted from 0, with its fraction."""
+        factors = [term.schedule.factor(epoch) for term in self._terms()]
+        self.get_buffer("factors").copy_(torch.tensor(factors))
+        self._off = frozenset(
+            term.name
+            for term, factor in zip(self._terms(), factors, strict=True)
+            if factor == 0 and (term.schedule.stop_epoch is not None and epoch >= term.schedule.stop_epoch)
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether every term has stopped, so that the teacher has no more to say."""
+        return len(self._off) == len(self.terms)
+
     def heads(self) -> list[Term]:
         """The terms that have a head on the teacher's side."""
         return [term for term in self._terms() if term.teacher_head is not None]
 
     def head_losses(self, teacher: Features, target: Tensor) -> dict[str, Tensor]:
         """``head.NAME`` -> segmentation loss of each teacher head at the target's resolution."""
-        full = target[:, None]
         return {
-            f"head.{term.name}": self.segmentation_loss(resize(term.teacher_opinion(teacher), full), target)
+            f"head.{term.name}": self.segmentation_loss(resize(term.teacher_opinion(teacher), target.shape[1:]), target)
             for term in self.heads()
         }
 
@@ -145,8 +209,23 @@ class Distiller(nn.Module):
         self.get_buffer("heads_fitted").fill_(True)
 
     def forward(self, student: Features, teacher: Features, target: Tensor) -> dict[str, Tensor]:
-        """Name -> **weighted** scalar, so that ``sum(terms.values())`` is what is added to the segmentation loss."""
-        losses = {term.name: term.weight * term(student, teacher, target) for term in self._terms()}
+        """Name -> **weighted** scalar, so that ``sum(terms.values())`` is what is added to the segmentation loss.
+
+        Args:
+            student, teacher: features by role.
+            target: N x spatial; -1 throughout a sample without labels.
+
+        Raises:
+            InputError: the teacher's features carry gradients: it is not a `FrozenTeacher`.
+        """
+        if any(feature.requires_grad for feature in teacher.values()):
+            raise InputError("the teacher's features carry gradients: wrap the teacher in FrozenTeacher")
+        weights = self.get_buffer("factors") * self.get_buffer("balance")
+        losses = {
+            term.name: term.weight * weights[i] * term(student, teacher, target)
+            for i, term in enumerate(self._terms())
+            if term.name not in self._off
+        }
         if self.heads() and not bool(self.get_buffer("heads_fitted")):
             losses |= self.head_losses(teacher, target)
         return losses

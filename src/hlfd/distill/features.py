@@ -4,9 +4,11 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hlfd.errors import InputError, nearest
 
@@ -23,6 +25,13 @@ class TapInfo:
 
     channels: int
     stride: int
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """A module's output, or the first of several: the finest where there is deep supervision."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    return output
 
 
 class Tapped(nn.Module):
@@ -57,8 +66,8 @@ class Tapped(nn.Module):
         features: dict[str, Tensor] = {}
 
         def keep(role: str):
-            def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-                features[role] = output
+            def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
+                features[role] = _first_tensor(output)
 
             return hook
 
@@ -67,7 +76,7 @@ class Tapped(nn.Module):
             self.network.get_submodule(name).register_forward_hook(keep(role)) for role, name in self.taps.items()
         ]
         try:
-            features["logits"] = self.network(image)
+            features["logits"] = _first_tensor(self.network(image))
         finally:
             for handle in handles:
                 handle.remove()
@@ -102,18 +111,84 @@ class Tapped(nn.Module):
         return info
 
 
-class FrozenTeacher(nn.Module):
-    """A teacher as `Tapped`: no gradients, always in eval mode (``train()`` does nothing), features detached."""
+@dataclass(frozen=True)
+class View:
+    """How a teacher sees the student's image, and how its answer reads in the student's classes.
 
-    def __init__(self, tapped: Tapped):
+    Attributes:
+        low, high: bounds in the student's units that the image is clipped to; what the teacher has never seen.
+        scale, shift: then ``image * scale + shift``.
+        size: then resized to this spatial size (bilinear or trilinear).
+        classes: for each of the student's classes the teacher's classes it is made of; None: the same. Their
+            probabilities are added: the logit is the log-sum-exp of theirs.
+        slices: the teacher is 2D and the student's image 3D: it is shown each slice along the first spatial axis, and
+            its features are stacked again.
+    """
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    scale: float = 1.0
+    shift: float = 0.0
+    size: tuple[int, ...] | None = None
+    classes: tuple[tuple[int, ...], ...] | None = None
+    slices: bool = False
+
+    def image(self, image: Tensor) -> Tensor:
+        """The student's image (N x C x spatial) as the teacher's; N x depth images if ``slices``."""
+        if self.slices:
+            image = image.transpose(1, 2).flatten(0, 1)
+        if (self.low, self.high) != (-float("inf"), float("inf")):
+            image = image.clamp(self.low, self.high)
+        if (self.scale, self.shift) != (1.0, 0.0):
+            image = image * self.scale + self.shift
+        if self.size is not None and tuple(image.shape[2:]) != self.size:
+            mode = "bilinear" if image.ndim == 4 else "trilinear"
+            image = F.interpolate(image, self.size, mode=mode, align_corners=False)
+        return image
+
+    def features(self, features: Features, image: Tensor) -> Features:
+        """The teacher's features in the student's classes; N x C x depth x ... if ``slices``."""
+        if self.classes is not None:
+            logits = features["logits"].float()
+            merged = [logits[:, list(members)].logsumexp(1) for members in self.classes]
+            features = {**features, "logits": torch.stack(merged, 1)}
+        if self.slices:
+            features = {k: f.unflatten(0, (len(image), image.shape[2])).transpose(1, 2) for k, f in features.items()}
+        return features
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher as `Tapped`: no gradients, always in eval mode (``train()`` does nothing), features detached.
+
+    Args:
+        tapped: the teacher's network.
+        view: how it sees the student's images and how its answer reads in the student's classes; None: as it is.
+    """
+
+    def __init__(self, tapped: Tapped, view: View | None = None):
         super().__init__()
         self.tapped = tapped.eval().requires_grad_(False)
+        self.view = view or View()
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Nothing changes: a teacher stays in eval mode."""
         return self
 
+    def info(self) -> dict[str, TapInfo]:
+        """`Tapped.info` as the student's side sees it: the logits in the student's classes."""
+        info = self.tapped.info()
+        if self.view.classes is not None:
+            info["logits"] = TapInfo(len(self.view.classes), 1)
+        return info
+
     @torch.no_grad()
     def forward(self, image: Tensor) -> Features:
-        """Image (N x C x spatial) -> detached features by role."""
-        return self.tapped(image)
+        """The student's image (N x C x spatial) -> detached features by role.
+
+        Raises:
+            InputError: part of the teacher was put into train mode, where batch norm would change with every batch.
+        """
+        if not torch.compiler.is_compiling() and any(module.training for module in self.tapped.modules()):
+            raise InputError("the teacher was put into train mode: call tapped.eval(), a teacher must not change")
+        features = self.tapped(self.view.image(image))
+        return self.view.features(features, image)

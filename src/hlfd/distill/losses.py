@@ -3,7 +3,9 @@
 Shapes: features N x C x spatial, logits N x K x spatial (K classes with background), target N x spatial.
 """
 
-from typing import Protocol
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from monai.losses.dice import DiceLoss
@@ -11,23 +13,60 @@ from monai.losses.focal_loss import FocalLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Size = Sequence[int]
+Average = Literal["pixels", "classes"]
 
-def resize(a: Tensor, to: Tensor) -> Tensor:
-    """R(a -> b): ``a`` at the spatial size of ``to``; bilinear or trilinear, pixel edges aligned."""
-    if a.shape[2:] == to.shape[2:]:
+
+def resize(a: Tensor, size: Size) -> Tensor:
+    """R(a -> b): ``a`` (N x C x spatial) at the spatial size of b; bilinear or trilinear, pixel edges aligned."""
+    if tuple(a.shape[2:]) == tuple(size):
         return a
     mode = "bilinear" if a.ndim == 4 else "trilinear"
-    return F.interpolate(a, tuple(to.shape[2:]), mode=mode, align_corners=False)
+    return F.interpolate(a, tuple(size), mode=mode, align_corners=False)
 
 
-class DistillationLoss(Protocol):
-    """What a term computes. ``on_logits``: it compares class scores, so other taps go through a head first."""
+def class_shares(target: Tensor, classes: int, size: Size) -> Tensor:
+    """How much of each class lies in each cell of a coarser (or equal) grid.
 
-    on_logits: bool
+    Areas, not the nearest label: a tumour smaller than a cell is still there.
 
-    def __call__(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        """Features or logits of both, target N x spatial -> scalar."""
-        ...
+    Args:
+        target: N x spatial, classes; -1 where there is no label, which belongs to no class.
+        classes: K, with background.
+        size: the grid's spatial size.
+
+    Returns:
+        N x K x size, float32, in [0, 1]; over the classes it sums to the cell's labelled share.
+    """
+    masks = torch.stack([target == k for k in range(classes)], 1).float()
+    pool: Any = F.adaptive_avg_pool2d if masks.ndim == 4 else F.adaptive_avg_pool3d
+    return masks if tuple(masks.shape[2:]) == tuple(size) else pool(masks, tuple(size))
+
+
+class DistillationLoss(nn.Module):
+    """What a term computes, in two parts: what it needs of the teacher, and the comparison with the student.
+
+    Attributes:
+        head: the learned 1x1 convolution that a side goes through first: ``classes``, to class scores, on each side
+            that isn't ``logits`` already; ``teacher``, on the student's side, to as many channels as the teacher's
+            side has; None, none.
+        needs_labels: it reads the target. A pixel without a label is -1 there, and must not count.
+    """
+
+    head: Literal["classes", "teacher"] | None = None
+    needs_labels = False
+
+    def knowledge(self, teacher: Tensor, size: Size) -> Tensor:
+        """All that the comparison with a student's features of spatial ``size`` needs of the teacher's (N x ...)."""
+        return teacher
+
+    def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
+        """Features or logits of the student, what `knowledge` gave, target N x spatial -> scalar."""
+        raise NotImplementedError
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """Features or logits of both (N x C x spatial), target N x spatial -> scalar."""
+        return self.compare(student, self.knowledge(teacher, student.shape[2:]), target)
 
 
 def importance_map(features: Tensor, power: float = 4) -> Tensor:
@@ -46,45 +85,59 @@ def importance_map(features: Tensor, power: float = 4) -> Tensor:
     return F.normalize((magnitude / largest).pow(power).mean(1), dim=1)
 
 
-class ImportanceMapLoss(nn.Module):
+class ImportanceMapLoss(DistillationLoss):
     """I(s, t) = mean over samples of || A(R(s -> t)) - A(t) ||^2, in [0, 2].
 
     The finer of the two is resized to the other's size. Zero when s = t; independent of channels, scale and N.
     Source: Zagoruyko 2017 (arXiv 1612.03928), with p = 4 as in HLFD (arXiv 2311.16700).
     """
 
-    on_logits = False
-
     def __init__(self, power: float = 4):
         super().__init__()
         self.power = power
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        """Features of both (channels may differ) -> scalar; the target is not used."""
-        if teacher.shape[2:].numel() > student.shape[2:].numel():
-            teacher = resize(teacher, student)
-        difference = importance_map(resize(student, teacher), self.power) - importance_map(teacher, self.power)
-        return difference.square().sum(1).mean()
+    def knowledge(self, teacher: Tensor, size: Size) -> Tensor:
+        """A(t) as N x 1 x spatial, at the coarser of both sizes."""
+        if teacher.shape[2:].numel() > math.prod(size):
+            teacher = resize(teacher, size)
+        return importance_map(teacher, self.power).unflatten(1, (1, *teacher.shape[2:]))
+
+    def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
+        """Features, map of `knowledge` -> scalar; the target is not used."""
+        own = importance_map(resize(student, knowledge.shape[2:]), self.power)
+        return (own - knowledge.flatten(1)).square().sum(1).mean()
 
 
-class PixelLoss(nn.Module):
+class PixelLoss(DistillationLoss):
     """P(s, t) = T^2 * mean over samples and pixels of KL(softmax(t / T) || softmax(s / T)), in nats.
 
     The student is resized to the teacher. Zero when s = t; independent of N and of the number of pixels.
     Source: Hinton 2015 (arXiv 1503.02531), pixel-wise as in Liu 2019 (arXiv 1903.04197).
+
+    Args:
+        temperature: T.
+        average: ``pixels``, the source's mean over all pixels; ``classes``, the mean over the classes that the
+            teacher's answer has in the batch of the mean over that class's pixels, so that a tumour of ten pixels
+            counts as much as all the background.
     """
 
-    on_logits = True
+    head = "classes"
 
-    def __init__(self, temperature: float = 4):
+    def __init__(self, temperature: float = 4, average: Average = "pixels"):
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.average = temperature, average
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
         """Logits of both, of equally many classes -> scalar; the target is not used."""
-        log_s = F.log_softmax(resize(student.float(), teacher) / self.temperature, dim=1)
-        log_t = F.log_softmax(teacher.float() / self.temperature, dim=1)
-        return self.temperature**2 * (log_t.exp() * (log_t - log_s)).sum(1).mean()
+        log_s = F.log_softmax(resize(student.float(), knowledge.shape[2:]) / self.temperature, dim=1)
+        log_t = F.log_softmax(knowledge.float() / self.temperature, dim=1)
+        divergence = (log_t.exp() * (log_t - log_s)).sum(1)
+        if self.average == "pixels":
+            return self.temperature**2 * divergence.mean()
+        answer = F.one_hot(log_t.argmax(1), log_t.shape[1]).flatten(0, -2).to(divergence.dtype)
+        pixels = answer.sum(0)
+        each = (divergence.flatten() @ answer) / pixels.clamp_min(1)
+        return self.temperature**2 * each.sum() / (pixels > 0).sum()
 
 
 class SegmentationLoss(nn.Module):
@@ -102,6 +155,11 @@ class SegmentationLoss(nn.Module):
         )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits N x K x spatial, target N x spatial -> scalar in [0, inf)."""
+        """Logits N x K x spatial, target N x spatial (-1 throughout a sample that doesn't count) -> scalar >= 0."""
+        labelled = target.flatten(1).amin(1) >= 0
+        if not bool(labelled.all()):
+            if not bool(labelled.any()):
+                return 0 * logits.float().sum()
+            logits, target = logits[labelled], target[labelled]
         logits, target = logits.float(), target[:, None]
         return 0.5 * self.focal(logits, target).sum(1).mean() + 0.5 * self.dice(logits, target)
