@@ -3,25 +3,41 @@
 import copy
 import importlib
 import re
+from pathlib import Path
 
 import pydantic
 import pytest
 import torch
 
-from hlfd.distill.features import ROLES, Tapped
+import hlfd.networks
+from hlfd.distill.features import DECODER, ENCODER, Tapped
 from hlfd.errors import InputError
+from hlfd.networks import _resnet
+from hlfd.networks._blocks import Layers
 
-# name -> tiny options, strides of e1..e5, d5..d2 and logits.
+# name -> tiny options, strides of e1..e5, strides of the decoder's taps.
 NETWORKS = {
-    "unet": ({"width": 4}, (1, 2, 4, 8, 16, 8, 4, 2, 1, 1)),
-    "unetpp": ({"width": 2}, (1, 2, 4, 8, 16, 8, 4, 2, 1, 1)),
-    "unet_resnet18": ({"width": 8}, (2, 4, 8, 16, 32, 16, 8, 4, 2, 1)),
-    "unet_mobilenetv2": ({"width_multiplier": 0.25}, (2, 4, 8, 16, 32, 16, 8, 4, 2, 1)),
-    "enet": ({"width": 8}, (2, 4, 8, 8, 8, 4, 4, 2, 2, 1)),
+    "unet": ({"width": 4}, (1, 2, 4, 8, 16), (8, 4, 2, 1)),
+    "unetpp": ({"width": 2}, (1, 2, 4, 8, 16), (8, 4, 2, 1)),
+    "raunet": ({"width": 8}, (2, 4, 8, 16, 32), (16, 8, 4, 2)),
+    "unet_resnet18": ({"width": 4}, (2, 4, 8, 16, 32), (16, 8, 4, 2)),
+    "unet_resnet50": ({"width": 4}, (2, 4, 8, 16, 32), (16, 8, 4, 2)),
+    "unet_mobilenetv2": ({"width_multiplier": 0.25}, (2, 4, 8, 16, 32), (16, 8, 4, 2)),
+    "resnet18": ({"width": 4}, (2, 4, 8, 16, 32), ()),
+    "mobilenetv2": ({"width_multiplier": 0.25}, (2, 4, 8, 16, 32), ()),
+    "deeplabv3plus": ({"width": 4}, (2, 4, 8, 16, 16), (16, 4, 4, 4)),
+    "pspnet": ({"width": 2}, (2, 4, 8, 8, 8), (8, 8)),
+    "enet": ({"width": 8}, (2, 4, 8, 8, 8), (4, 4, 2, 2)),
+    "erfnet": ({"width": 4}, (2, 4, 8, 8, 8), (4, 4, 2, 2)),
+    "espnet": ({"width": 4, "decoder_width": 5}, (2, 4, 4, 8, 8), (4, 4, 2, 2)),
 }
+DECODERS = {"resnet18": (), "mobilenetv2": (), "pspnet": ("d5", "d4")}  # of the others: d5, d4, d3, d2
+ONLY_2D = {"deeplabv3plus", "pspnet"}
 
 networks = pytest.mark.parametrize("name", NETWORKS)
-both_dims = pytest.mark.parametrize("dims", [2, 3])
+both_dims = pytest.mark.parametrize(
+    ("name", "dims"), [(name, dims) for name in NETWORKS for dims in (2, 3) if dims == 2 or name not in ONLY_2D]
+)
 both_norms = pytest.mark.parametrize("norm", ["batch", "instance"])
 
 
@@ -29,6 +45,10 @@ def make(name, dims=2, classes=3, in_channels=2, **options):
     torch.manual_seed(0)
     build = importlib.import_module(f"hlfd.networks.{name}").build
     return build(in_channels=in_channels, classes=classes, dims=dims, **NETWORKS[name][0] | options)
+
+
+def roles(name):
+    return *ENCODER, *DECODERS.get(name, DECODER), "logits"
 
 
 def small(name):
@@ -39,13 +59,20 @@ def image(name, dims=2, batch=1):
     return torch.randn(batch, 2, *[small(name)] * dims, generator=torch.Generator().manual_seed(1))
 
 
-@networks
+def test_every_network_of_the_folder_is_tested_here():
+    files = {path.stem for path in Path(hlfd.networks.__path__[0]).glob("*.py") if not path.name.startswith("_")}
+    assert files == set(NETWORKS)
+
+
 @both_dims
 def test_roles_strides_and_shapes(name, dims):
     tapped = make(name, dims)
     size = small(name)
     info = tapped.info(size)
-    assert {role: info[role].stride for role in ROLES} == dict(zip(ROLES, NETWORKS[name][1], strict=True))
+    _, encoder, decoder = NETWORKS[name]
+    assert {role: tap.stride for role, tap in info.items()} == dict(
+        zip(roles(name), (*encoder, *decoder, 1), strict=True)
+    )
     axes = (size, size // 2, size * 3 // 2)[:dims]
     features = tapped.eval()(torch.zeros(1, 2, *axes))
     assert features["logits"].shape == (1, 3, *axes)
@@ -53,7 +80,6 @@ def test_roles_strides_and_shapes(name, dims):
         assert features[role].shape == (1, tap.channels, *(axis // tap.stride for axis in axes)), role
 
 
-@networks
 @both_dims
 @both_norms
 def test_gradient_reaches_every_parameter_with_one_small_image(name, dims, norm):
@@ -65,7 +91,6 @@ def test_gradient_reaches_every_parameter_with_one_small_image(name, dims, norm)
     assert not silent
 
 
-@networks
 @both_dims
 def test_eval_is_deterministic_and_independent_of_the_batch(name, dims):
     tapped = make(name, dims)
@@ -74,13 +99,12 @@ def test_eval_is_deterministic_and_independent_of_the_batch(name, dims):
     pair = image(name, dims, batch=2)
     with torch.no_grad():
         first, second, alone = tapped(pair), tapped(pair), tapped(pair[:1])
-    for role in ROLES:
+    for role in roles(name):
         assert torch.equal(first[role], second[role]), role
         error = (first[role][:1] - alone[role]).abs().max()
         assert error < 1e-4 * alone[role].abs().max(), role
 
 
-@networks
 @both_dims
 def test_nothing_changes_a_tap_after_it_is_read(name, dims):
     tapped, then = make(name, dims), {}
@@ -92,10 +116,9 @@ def test_nothing_changes_a_tap_after_it_is_read(name, dims):
         features = tapped.train(training)(image(name, dims))
         for role, tap in then.items():
             assert torch.equal(features[role], tap), role
-    assert len({tap.data_ptr() for tap in features.values()}) == len(ROLES)  # no two taps are one tensor
+    assert len({tap.data_ptr() for tap in features.values()}) == len(roles(name))  # no two taps are one tensor
 
 
-@networks
 @both_dims
 def test_a_size_that_does_not_divide_is_refused_with_the_multiple(name, dims):
     deepest = max(NETWORKS[name][1])
@@ -104,13 +127,17 @@ def test_a_size_that_does_not_divide_is_refused_with_the_multiple(name, dims):
         make(name, dims)(torch.zeros(1, 2, *[deepest] * (dims - 1), size))
 
 
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
 @networks
 def test_docstring_states_the_parameters_at_defaults(name):
     build = importlib.import_module(f"hlfd.networks.{name}").build
-    stated = re.search(r"Size: ([\d,]+) parameters in 2D, ([\d,]+) in 3D", build.__doc__)
+    stated = re.search(r"Size: ([\d,]+) parameters in 2D(?:, ([\d,]+) in 3D)?", build.__doc__).groups()
     with torch.device("meta"):
-        built = [build(in_channels=1, classes=2, dims=dims) for dims in (2, 3)]
-    assert stated.groups() == tuple(f"{sum(p.numel() for p in tapped.parameters()):,}" for tapped in built)
+        built = [build(in_channels=1, classes=2, dims=dims) for dims in ((2,) if name in ONLY_2D else (2, 3))]
+    assert [size for size in stated if size] == [f"{parameters(tapped):,}" for tapped in built]
 
 
 @networks
@@ -151,6 +178,62 @@ def test_torch_export_gives_the_same_logits(name):
         torch.testing.assert_close(exported(image(name)), network(image(name)))
 
 
-def test_enet_refuses_as_many_channels_as_its_first_block():
-    with pytest.raises(InputError, match="in_channels 8 must be below width 8"):
-        make("enet", in_channels=8)
+@pytest.mark.parametrize("name", sorted(ONLY_2D))
+def test_3d_is_refused_where_there_is_none(name):
+    with pytest.raises(InputError, match=f"{name}: dims 3: this network is 2D only"):
+        make(name, dims=3)
+
+
+@pytest.mark.parametrize(("name", "width"), [("enet", 8), ("erfnet", 4)])
+def test_as_many_channels_as_the_first_block_are_refused(name, width):
+    with pytest.raises(InputError, match=f"{name}: in_channels {width} must be below width {width}"):
+        make(name, in_channels=width)
+
+
+@pytest.mark.parametrize(("depth", "published"), [(18, 11_689_512 - 513_000), (50, 25_557_032 - 2_049_000)])
+def test_resnet_encoders_have_the_size_of_those_with_a_classifier_less_the_classifier(depth, published):
+    with torch.device("meta"):
+        stages, _ = _resnet.encoder(Layers(2), 3, 64, depth)
+    assert sum(map(parameters, stages)) == published
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "dilations"),
+    [(32, [(1,), (1,), (1,), (1,)]), (16, [(1,), (1,), (1,), (1, 2)]), (8, [(1,), (1,), (1, 2), (2, 4)])],
+)
+def test_a_resnet_stage_that_keeps_its_size_dilates(output_stride, dilations):
+    with torch.device("meta"):
+        stages, _ = _resnet.encoder(Layers(2), 1, 4, 50, output_stride=output_stride)
+    for stage, expected in zip(stages[1:], dilations, strict=True):
+        first, *others = [m.dilation[0] for m in stage.modules() if getattr(m, "kernel_size", 0) == (3, 3)]
+        assert (first, set(others)) == (expected[0], {expected[-1]})
+
+
+def test_attention_of_raunet_is_one_plus_the_mask_times_the_trunk():
+    attention = make("raunet").network.a3.eval()
+    last = attention.mask.finish[-2]
+    torch.nn.init.zeros_(last.weight)
+    features = torch.randn(1, 32, 16, 16)
+    with torch.no_grad():
+        trunk = attention.trunk(attention.before(features))
+        for bias, factor in ((-200.0, 1), (0.0, 1.5), (200.0, 2)):
+            last.bias.fill_(bias)
+            torch.testing.assert_close(attention(features), attention.after(factor * trunk))
+
+
+@pytest.mark.parametrize(("name", "module"), [("deeplabv3plus", "d5.branches.4"), ("pspnet", "d5.branches.0")])
+def test_a_pooled_branch_is_the_same_at_every_pixel(name, module):
+    tapped, pooled = make(name).eval(), []
+    tapped.network.get_submodule(module).register_forward_hook(lambda _module, _inputs, output: pooled.append(output))
+    tapped(image(name))
+    assert torch.equal(pooled[0], pooled[0][..., :1, :1].expand_as(pooled[0]))
+
+
+def test_branches_of_espnet_are_sums_of_those_at_smaller_dilations():
+    pyramid = make("espnet").network.e5.body[0].eval()
+    x = torch.randn(1, 32, 16, 16)
+    with torch.no_grad():
+        parts = [branch(pyramid.narrow(x)) for branch in pyramid.branches]
+        assert [part.shape[1] for part in parts] == [8, 6, 6, 6, 6]
+        sums = [parts[0], *(sum(parts[1 : last + 1]) for last in range(1, 5))]
+        torch.testing.assert_close(pyramid(x), pyramid.finish(torch.cat(sums, 1) + x))

@@ -1,6 +1,7 @@
-"""What the networks share: layers for 2D and 3D, the U-shaped network, the check of sizes, the initialisation."""
+"""What the networks share: layers for 2D and 3D, chains and U-shapes of stages, checks, the initialisation."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ TAPS = {role: role for role in (*ENCODER, *DECODER)}  # a network whose stages a
 _CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_MEAN: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_DROP: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+_LINEAR: dict[int, str] = {2: "bilinear", 3: "trilinear"}
 _NORM: dict[tuple[Norm, int], Callable[..., nn.Module]] = {
     ("batch", 2): nn.BatchNorm2d,
     ("batch", 3): nn.BatchNorm3d,
@@ -36,9 +40,9 @@ def relu(_channels: int) -> nn.Module:
 class Layers:
     """Makes the layers of one network: 2D or 3D, with one kind of norm and one activation.
 
-    No convolution here has a bias: a norm follows, which would remove it. ``batch`` norm folds into the convolution
-    on export and needs more than one value per channel to train on; ``instance`` norm suits batches of one or two,
-    and needs more than one cell at the deepest stride.
+    Convolutions have no bias unless asked: a norm follows, which would remove it. ``batch`` norm folds into the
+    convolution on export and needs more than one value per channel to train on; ``instance`` norm suits batches of
+    one or two, and needs more than one cell at the deepest stride.
     """
 
     dims: Dims
@@ -54,12 +58,17 @@ class Layers:
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool = False,
     ) -> nn.Module:
         """Convolution that keeps the size (odd kernels, stride 1) or divides it by ``stride``."""
         kernel = (kernel,) * self.dims if isinstance(kernel, int) else kernel
         padding = tuple(dilation * (k - 1) // 2 for k in kernel)
         options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return _CONV[self.dims](inputs, outputs, kernel, bias=False, **options)
+        return _CONV[self.dims](inputs, outputs, kernel, bias=bias, **options)
+
+    def axis_kernels(self, length: int) -> list[tuple[int, ...]]:
+        """Kernels of an asymmetric filter: ``length`` along one axis, 1 along the others, for each axis in turn."""
+        return [tuple(length if axis == at else 1 for axis in range(self.dims)) for at in range(self.dims)]
 
     def up(self, inputs: int, outputs: int, kernel: Literal[2, 3] = 2, *, bias: bool = False) -> nn.Module:
         """Transposed convolution that doubles the size."""
@@ -70,6 +79,18 @@ class Layers:
         """Maximum over ``kernel`` pixels an axis, stride 2."""
         return _POOL[self.dims](kernel, stride=2, padding=(kernel - 1) // 2)
 
+    def shrink(self) -> nn.Module:
+        """Mean over 3 pixels an axis, stride 2."""
+        return _MEAN[self.dims](3, stride=2, padding=1)
+
+    def enlarge(self, factor: int) -> nn.Module:
+        """Linear interpolation to ``factor`` times the size."""
+        return nn.Upsample(scale_factor=factor, mode=_LINEAR[self.dims])
+
+    def dropout(self, p: float) -> nn.Module:
+        """Drops whole channels with probability ``p``."""
+        return _DROP[self.dims](p)
+
     def norm(self, channels: int) -> nn.Module:
         return _NORM[self.norm_kind, self.dims](channels, affine=True)
 
@@ -77,11 +98,40 @@ class Layers:
         """1x1 convolution to class scores, with a bias."""
         return _CONV[self.dims](inputs, classes, 1)
 
-    def conv_norm_act(self, inputs: int, outputs: int, kernel: int = 3, **options: int) -> nn.Sequential:
-        return nn.Sequential(self.conv(inputs, outputs, kernel, **options), self.norm(outputs), self.act(outputs))
+    def conv_norm_act(
+        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1, groups: int = 1
+    ) -> nn.Sequential:
+        conv = self.conv(inputs, outputs, kernel, stride=stride, dilation=dilation, groups=groups)
+        return nn.Sequential(conv, self.norm(outputs), self.act(outputs))
 
     def double_conv(self, inputs: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(self.conv_norm_act(inputs, outputs), self.conv_norm_act(outputs, outputs))
+
+
+class DownConcat(nn.Module):
+    """Halves the size: a strided convolution beside a maximum of the input itself (``inputs`` < ``outputs``)."""
+
+    def __init__(self, layers: Layers, inputs: int, outputs: int):
+        super().__init__()
+        self.conv, self.pool = layers.conv(inputs, outputs - inputs, stride=2), layers.pool()
+        self.finish = nn.Sequential(layers.norm(outputs), layers.act(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(torch.cat((self.conv(x), self.pool(x)), 1))
+
+
+class Chain(nn.Sequential):
+    """Stages by name, each taking the output of the one before, for an image that ``multiple`` divides."""
+
+    def __init__(self, multiple: int, **stages: nn.Module):
+        super().__init__(OrderedDict(stages))
+        self.multiple = multiple
+
+    def forward(self, input: Tensor) -> Tensor:
+        require_multiple(input, self.multiple)
+        for stage in self:
+            input = stage(input)
+        return input
 
 
 class UpConcat(nn.Module):
@@ -139,6 +189,20 @@ def require_multiple(image: Tensor, multiple: int) -> None:
     if any(size % multiple for size in image.shape[2:]):
         shape = " x ".join(map(str, image.shape[2:]))
         raise InputError(f"image of {shape}: this network needs every axis to be a multiple of {multiple}; pad it")
+
+
+def require_2d(network: str, dims: Dims) -> None:
+    """Raise InputError for a network that exists in 2D alone."""
+    if dims != 2:
+        raise InputError(f"{network}: dims {dims}: this network is 2D only; for volumes take unet, unetpp or raunet")
+
+
+def require_fewer_channels(network: str, in_channels: int, width: int) -> None:
+    """Raise InputError unless the image has fewer channels than the first block, which adds to them."""
+    if in_channels >= width:
+        raise InputError(
+            f"{network}: in_channels {in_channels} must be below width {width}: the first block adds to the image"
+        )
 
 
 def kaiming(network: nn.Module) -> nn.Module:

@@ -1,29 +1,14 @@
 """ENet: a small, fast segmentation network that down-samples early."""
 
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hlfd.distill.features import Tapped
-from hlfd.errors import InputError
-from hlfd.networks._blocks import TAPS, Dims, Layers, Norm, kaiming, relu, require_multiple
-
-
-class _Initial(nn.Module):
-    """A strided convolution beside a maximum of the image itself."""
-
-    def __init__(self, layers: Layers, in_channels: int, width: int):
-        super().__init__()
-        self.conv, self.pool = layers.conv(in_channels, width - in_channels, stride=2), layers.pool()
-        self.finish = nn.Sequential(layers.norm(width), layers.act(width))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.finish(torch.cat((self.conv(image), self.pool(image)), 1))
+from hlfd.networks._blocks import TAPS, Chain, Dims, DownConcat, Layers, Norm, kaiming, relu, require_fewer_channels
 
 
 class _Bottleneck(nn.Module):
@@ -50,10 +35,9 @@ class _Bottleneck(nn.Module):
         asymmetric: bool = False,
     ):
         super().__init__()
-        dims, mid = layers.dims, outputs // 4
+        mid = outputs // 4
         if asymmetric:
-            kernels = [tuple(5 if axis == at else 1 for axis in range(dims)) for at in range(dims)]
-            filters = nn.Sequential(*(layers.conv(mid, mid, kernel) for kernel in kernels))
+            filters = nn.Sequential(*(layers.conv(mid, mid, kernel) for kernel in layers.axis_kernels(5)))
         else:
             filters = layers.up(mid, mid, 3) if resample == "up" else layers.conv(mid, mid, dilation=dilation)
         step = 2 if resample == "down" else 1
@@ -61,7 +45,7 @@ class _Bottleneck(nn.Module):
             layers.conv_norm_act(inputs, mid, step, stride=step),
             nn.Sequential(filters, layers.norm(mid), layers.act(mid)),
             nn.Sequential(layers.conv(mid, outputs, 1), layers.norm(outputs)),
-            (nn.Dropout2d if dims == 2 else nn.Dropout3d)(dropout),
+            layers.dropout(dropout),
         )
         self.main = nn.Identity()
         if resample == "down":
@@ -70,20 +54,12 @@ class _Bottleneck(nn.Module):
             grow = nn.Upsample(scale_factor=2, mode="nearest")
             self.main = nn.Sequential(layers.conv(inputs, outputs, 1), layers.norm(outputs), grow)
         # Channels that the main path lacks are zeros; F.pad counts from the last axis.
-        self.pad = (0, 0) * dims + (0, outputs - inputs) if resample == "down" else ()
+        self.pad = (0, 0) * layers.dims + (0, outputs - inputs) if resample == "down" else ()
         self.act = layers.act(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         main = self.main(x)
         return self.act(self.branch(x) + (F.pad(main, self.pad) if self.pad else main))
-
-
-class _ENet(nn.Sequential):
-    def forward(self, input: Tensor) -> Tensor:
-        require_multiple(input, 8)
-        for stage in self:
-            input = stage(input)
-        return input
 
 
 def build(
@@ -117,10 +93,7 @@ def build(
     Raises:
         InputError: if the image has as many channels as the initial block, or more.
     """
-    if in_channels >= width:
-        raise InputError(
-            f"enet: in_channels {in_channels} must be below width {width}: the first block adds to the image"
-        )
+    require_fewer_channels("enet", in_channels, width)
     encoding = Layers(dims, norm, act=nn.PReLU)
     decoding = replace(encoding, act=relu)
     middle, deep = 4 * width, 8 * width
@@ -134,8 +107,9 @@ def build(
             _Bottleneck(encoding, deep, deep, dropout=dropout, dilation=second),
         ]
 
-    stages: OrderedDict[str, nn.Module] = OrderedDict(
-        e1=_Initial(encoding, in_channels, width),
+    network = Chain(
+        8,
+        e1=DownConcat(encoding, in_channels, width),
         e2=nn.Sequential(
             _Bottleneck(encoding, width, middle, dropout=dropout / 10, resample="down"),
             *(_Bottleneck(encoding, middle, middle, dropout=dropout / 10) for _ in range(4)),
@@ -149,5 +123,4 @@ def build(
         d2=_Bottleneck(decoding, width, width, dropout=dropout),
         head=decoding.up(width, classes, bias=True),
     )
-    network = kaiming(_ENet(stages))
-    return Tapped(network, TAPS, classes=classes, in_channels=in_channels, dims=dims)
+    return Tapped(kaiming(network), TAPS, classes=classes, in_channels=in_channels, dims=dims)

@@ -3,37 +3,11 @@
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from hlfd.distill.features import Tapped
-from hlfd.networks._blocks import TAPS, Dims, Layers, Norm, UShape, decoder, kaiming
-
-# Of table 2 of the paper, by stage e1..e5: (expansion, channels, blocks, stride of the first block).
-_STAGES = (
-    ((1, 16, 1, 1),),
-    ((6, 24, 2, 2),),
-    ((6, 32, 3, 2),),
-    ((6, 64, 4, 2), (6, 96, 3, 1)),
-    ((6, 160, 3, 2), (6, 320, 1, 1)),
-)
-
-
-class _InvertedResidual(nn.Module):
-    """Widen, filter each channel by itself, narrow without an activation; plus the input where the shape is kept."""
-
-    def __init__(self, layers: Layers, inputs: int, outputs: int, *, expansion: int, stride: int):
-        super().__init__()
-        wide = inputs * expansion
-        self.keeps_shape = stride == 1 and inputs == outputs
-        self.body = nn.Sequential(
-            layers.conv_norm_act(inputs, wide, 1) if expansion > 1 else nn.Identity(),
-            layers.conv_norm_act(wide, wide, stride=stride, groups=wide),
-            layers.conv(wide, outputs, 1),
-            layers.norm(outputs),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.keeps_shape else self.body(x)
+from hlfd.networks import _mobilenetv2
+from hlfd.networks._blocks import TAPS, Dims, Norm, UShape, decoder, kaiming
 
 
 def build(
@@ -60,32 +34,16 @@ def build(
         width_multiplier: factor on every width, rounded to multiples of 8 as in the paper's code; 1 is the paper's.
         norm: ``batch`` (folds into the convolutions on export) or ``instance`` (for batches of one or two).
     """
-    layers = Layers(dims, norm, act=lambda _channels: nn.ReLU6(inplace=True))
-
-    def scaled(channels: int) -> int:
-        rounded = max(8, int(channels * width_multiplier + 4) // 8 * 8)
-        return rounded if rounded >= 0.9 * channels * width_multiplier else rounded + 8
+    layers = _mobilenetv2.relu6_layers(dims, norm)
 
     def separable(inputs: int, outputs: int) -> nn.Module:
         return nn.Sequential(
             layers.conv_norm_act(inputs, inputs, groups=inputs), layers.conv_norm_act(inputs, outputs, 1)
         )
 
-    width = scaled(32)
-    encoder = [
-        nn.Sequential(layers.conv_norm_act(in_channels, width, stride=2)),
-        *(nn.Sequential() for _ in _STAGES[1:]),
-    ]
-    for stage, rows in zip(encoder, _STAGES, strict=True):
-        for expansion, channels, blocks, first_stride in rows:
-            for block in range(blocks):
-                stride = first_stride if block == 0 else 1
-                out = scaled(channels)
-                stage.append(_InvertedResidual(layers, width, out, expansion=expansion, stride=stride))
-                width = out
-    skips = [scaled(rows[-1][1]) for rows in _STAGES]
-    widths = [scaled(channels) for channels in (96, 32, 24, 16)]
+    stages, skips = _mobilenetv2.encoder(layers, in_channels, width_multiplier)
+    widths = [_mobilenetv2.scaled(channels, width_multiplier) for channels in (96, 32, 24, 16)]
     thin = widths[-1]
     head = nn.Sequential(layers.up(thin, thin), separable(thin, thin), layers.head(thin, classes))
-    network = UShape(encoder, decoder(layers, skips, widths, separable), head, multiple=32)
+    network = UShape(stages, decoder(layers, skips, widths, separable), head, multiple=32)
     return Tapped(kaiming(network), TAPS, classes=classes, in_channels=in_channels, dims=dims)

@@ -1,30 +1,12 @@
 """U-Net with a ResNet-18 encoder."""
 
-from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
 
 from hlfd.distill.features import Tapped
-from hlfd.networks._blocks import TAPS, Dims, Layers, Norm, UShape, decoder, kaiming
-
-
-class _Residual(nn.Module):
-    """Two 3x3 convolutions beside an identity, or beside a 1x1 convolution where the shape changes."""
-
-    def __init__(self, layers: Layers, inputs: int, outputs: int, stride: int = 1):
-        super().__init__()
-        self.body = nn.Sequential(
-            layers.conv_norm_act(inputs, outputs, stride=stride), layers.conv(outputs, outputs), layers.norm(outputs)
-        )
-        self.shortcut = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(layers.conv(inputs, outputs, 1, stride=stride), layers.norm(outputs))
-        self.act = layers.act(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.body(x) + self.shortcut(x))
+from hlfd.networks import _resnet
+from hlfd.networks._blocks import Dims, Norm
 
 
 def build(
@@ -51,20 +33,4 @@ def build(
         width: channels of e1 and e2, doubled at e3, e4, e5; 64 is ResNet-18.
         norm: ``batch`` (folds into the convolutions on export) or ``instance`` (for batches of one or two).
     """
-    layers = Layers(dims, norm)
-
-    def stage(inputs: int, outputs: int) -> nn.Module:
-        first = _Residual(layers, inputs, outputs, stride=1 if inputs == outputs else 2)
-        return nn.Sequential(first, _Residual(layers, outputs, outputs))
-
-    skips = [width, width, 2 * width, 4 * width, 8 * width]
-    widths = [4 * width, 2 * width, width, width // 2]
-    encoder = [
-        layers.conv_norm_act(in_channels, width, 7, stride=2),
-        nn.Sequential(layers.pool(3), stage(width, width)),
-        *(stage(inputs, outputs) for inputs, outputs in pairwise(skips[1:])),
-    ]
-    thin = width // 4
-    head = nn.Sequential(layers.up(widths[-1], thin), layers.double_conv(thin, thin), layers.head(thin, classes))
-    network = UShape(encoder, decoder(layers, skips, widths, layers.double_conv), head, multiple=32)
-    return Tapped(kaiming(network), TAPS, classes=classes, in_channels=in_channels, dims=dims)
+    return _resnet.unet(in_channels, classes, dims, width, norm, depth=18)
