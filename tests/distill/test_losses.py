@@ -236,6 +236,31 @@ def test_pixel_loss_is_of_the_teacher_to_the_student_not_the_reverse():
     assert float(loss(sure, unsure, torch.empty(0))) == pytest.approx(3.307, abs=1e-3)
 
 
+@some_shapes
+@given(st.integers(2, 4), small_spatial)
+def test_pixel_loss_averaged_over_the_teacher_s_classes(classes, spatial):
+    student, teacher = draw(4, 2, classes, *spatial, scale=3), draw(5, 2, classes, *spatial, scale=3)
+    each = {}
+    for n, *where in np.ndindex(2, *spatial):
+        s, t = (exact(x)[(n, slice(None), *where)].reshape(1, classes, *[1] * len(spatial)) for x in (student, teacher))
+        each.setdefault(int(t.argmax()), []).append(pixel_term(s, t, 4))
+    expected = sum(sum(values) / len(values) for values in each.values()) / len(each)
+    loss = PixelLoss(average="classes")
+    assert float(loss(student, teacher, torch.empty(0))) == pytest.approx(expected, rel=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(loss(student, teacher, torch.empty(0))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_small_class_counts_as_much_as_a_large_one():
+    teacher = 10 * torch.nn.functional.one_hot(torch.tensor([[0] * 99 + [1]]), 2).movedim(-1, 1).float()[..., None]
+    student = teacher.clone()
+    student[0, :, 99] = 0  # only the one pixel of class 1 is wrong
+    alike, balanced = (
+        float(PixelLoss(1, average)(student, teacher, torch.empty(0))) for average in ("pixels", "classes")
+    )
+    assert balanced == pytest.approx(50 * alike, rel=1e-5)
+
+
 @both_dims
 def test_pixel_loss_is_zero_at_equality_and_has_the_paper_s_temperature(dims):
     s, t = image(dims), image(dims, seed=1)
@@ -272,6 +297,19 @@ def test_segmentation_loss_pools_a_class_over_the_batch():
     logits[0, :, 0, 1] = torch.tensor([100.0, 0])  # one of its two pixels is missed: Dice (2 + 1) / (3 + 1)
     missed = 100 / 4  # focal of a probability of exp(-100), over four pixels
     assert float(SegmentationLoss()(logits, target)) == pytest.approx(0.5 * missed + 0.5 * 0.25, rel=1e-5)
+
+
+@both_dims
+def test_segmentation_loss_leaves_out_samples_without_labels(dims):
+    logits = image(dims).requires_grad_()
+    target = torch.randint(3, (2, *logits.shape[2:]), generator=torch.Generator().manual_seed(7))
+    none = torch.full_like(target, -1)
+    half = SegmentationLoss()(logits, torch.cat([target[:1], none[1:]]))
+    assert float(half.detach()) == float(SegmentationLoss()(logits[:1], target[:1]).detach())
+    nothing = SegmentationLoss()(logits, none)
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert not logits.grad.any()
 
 
 # Half precision.

@@ -10,10 +10,12 @@ import torch
 from hlfd import plugins
 from hlfd.data.preprocess import Preprocess
 from hlfd.distill.distiller import Distiller
-from hlfd.distill.features import FrozenTeacher, TapInfo, Tapped
+from hlfd.distill.features import TapInfo, Tapped
+from hlfd.distill.frozen import FrozenTeacher, View
 from hlfd.distill.losses import SegmentationLoss
+from hlfd.distill.teaching import Teaching
 from hlfd.labels import organ_and_tumor
-from hlfd.recipe import TrainingSection
+from hlfd.sections import TrainingSection
 from hlfd.segmenter import Segmenter, build_network
 from hlfd.training.module import TrainingModule
 
@@ -139,7 +141,8 @@ def heads_of(setting: Setting) -> tuple[dict[str, torch.Tensor], dict[str, torch
 def test_the_optimiser_owns_the_student_and_every_projector_and_no_teacher(method, fitted):
     setting = Setting(method)
     labels = organ_and_tumor("both", "kidney")
-    module = TrainingModule(setting.student, setting.distiller, setting.teacher, labels, 1, TrainingSection(), seed=0)
+    teaching = Teaching([setting.teacher], [setting.distiller], torch.ones(1, 1))
+    module = TrainingModule(setting.student, teaching, labels, 1, TrainingSection(), seed=0)
     if fitted:
         setting.fit_heads()
     module._trainer = SimpleNamespace(estimated_stepping_batches=10)
@@ -161,6 +164,57 @@ def test_a_batch_twice_is_as_one(method):
     for name, value in once.items():
         if name != "seg" and not name.startswith("head."):  # Dice's smoothing counts once a batch
             torch.testing.assert_close(twice[name], value, rtol=1e-3, atol=1e-6)
+
+
+def distilling(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in losses.items() if name != "seg" and not name.startswith("head.")}
+
+
+@every_method
+def test_a_sample_without_labels_counts_in_every_term_that_needs_none(method):
+    setting = Setting(method)
+    setting.student.eval()
+    setting.fit_heads()
+    full, target = distilling(setting.losses()), setting.target
+    setting.target = torch.stack([target[0], torch.full_like(target[1], -1)])
+    half = distilling(setting.losses())
+    setting.target = torch.full_like(target, -1)
+    none = distilling(setting.losses())
+    setting.image, setting.target = setting.image[:1], target[:1]
+    first = distilling(setting.losses())
+    for term in setting.distiller.each():
+        expected = (first, dict.fromkeys(first, torch.tensor(0.0))) if term.loss.needs_labels else (full, full)
+        torch.testing.assert_close(half[term.name], expected[0][term.name], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(none[term.name], expected[1][term.name])
+        assert none[term.name].requires_grad
+
+
+@every_method
+def test_a_teacher_that_sees_the_image_at_another_size(method):
+    setting = Setting(method)
+    setting.teacher.view = View(size=(48, 64))
+    for name, value in setting.losses().items():
+        assert value.isfinite(), name
+        if not name.startswith("head."):
+            setting.student.zero_grad()
+            value.backward(retain_graph=True)
+            assert touched(dict(setting.student.named_parameters())), name
+
+
+@every_method
+def test_half_precision_features_give_the_terms_of_their_rounded_values(method):
+    setting = Setting(method)
+    setting.fit_heads()
+    with torch.no_grad():
+        sides = [setting.student(setting.image), setting.teacher(setting.image)]
+    half = [{role: f.bfloat16() for role, f in side.items()} for side in sides]
+    rounded = [{role: f.float() for role, f in side.items()} for side in half]
+    expected = setting.distiller(*rounded, setting.target)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = setting.distiller(*half, setting.target)
+    for name, value in expected.items():
+        # Resizing and pooling stay in the features' own precision.
+        torch.testing.assert_close(result[name], value, rtol=5e-2, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @every_method

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import ImportanceMapLoss
+from hlfd.methods._options import Power, Tap, Weight
 
 
 def build(
@@ -13,13 +14,17 @@ def build(
     teacher: Taps,
     *,
     classes: int,
-    weight: Annotated[float, Field(ge=0)] = 1.0,
-    power: Annotated[float, Field(gt=0)] = 4.0,
+    weight: Weight = 1.0,
+    power: Power = 4.0,
+    taps: Annotated[tuple[Tap, ...], Field(min_length=1)] = ("e5",),
 ) -> list[Term]:
-    """Attention transfer at the bottleneck: I(s.e5, t.e5).
+    """Attention transfer, at the bottleneck by default: I(s.e5, t.e5).
 
     Args:
-        weight: factor beside the segmentation loss.
+        weight: factor of each tap's term beside the segmentation loss.
         power: p of the importance map; the attention-transfer paper uses 2.
+        taps: where; each student tap learns from the teacher's of the same role.
     """
-    return terms([("at.e5", ImportanceMapLoss(power), weight, ("e5",), ("e5",))], student, teacher, classes)
+    loss = ImportanceMapLoss(power)
+    table = [(f"at.{tap}", loss, weight, (tap,), (tap,)) for tap in dict.fromkeys(taps)]
+    return terms(table, student, teacher, classes)

@@ -1,11 +1,8 @@
 """Hinton 2015 (arXiv 1503.02531), pixel-wise as in Liu 2019 (arXiv 1903.04197)."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from hlfd.distill.distiller import Taps, Term, terms
-from hlfd.distill.losses import PixelLoss
+from hlfd.distill.losses import Average, PixelLoss
+from hlfd.methods._options import Temperature, Weight
 
 
 def build(
@@ -13,13 +10,16 @@ def build(
     teacher: Taps,
     *,
     classes: int,
-    weight: Annotated[float, Field(ge=0)] = 1.0,
-    temperature: Annotated[float, Field(gt=0)] = 4.0,
+    weight: Weight = 1.0,
+    temperature: Temperature = 4.0,
+    average: Average = "pixels",
 ) -> list[Term]:
     """Pixel-wise knowledge distillation: P(s.logits, t.logits).
 
     Args:
         weight: factor beside the segmentation loss.
         temperature: T of the softmax on both sides.
+        average: ``pixels``, the source's mean over pixels, or ``classes``: every class counts alike, see `PixelLoss`.
     """
-    return terms([("kd.logits", PixelLoss(temperature), weight, ("logits",), ("logits",))], student, teacher, classes)
+    table = [("kd.logits", PixelLoss(temperature, average), weight, ("logits",), ("logits",))]
+    return terms(table, student, teacher, classes)

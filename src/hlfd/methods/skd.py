@@ -1,11 +1,8 @@
 """Distillation without feedback: the HLFD paper's ablation (arXiv 2311.16700)."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from hlfd.distill.distiller import Taps, Term, terms
-from hlfd.distill.losses import ImportanceMapLoss, PixelLoss
+from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss
+from hlfd.methods._options import Power, Temperature, Weight
 
 
 def build(
@@ -13,10 +10,11 @@ def build(
     teacher: Taps,
     *,
     classes: int,
-    alpha: Annotated[float, Field(ge=0)] = 0.1,
-    beta: Annotated[float, Field(ge=0)] = 0.9,
-    temperature: Annotated[float, Field(gt=0)] = 4.0,
-    power: Annotated[float, Field(gt=0)] = 4.0,
+    alpha: Weight = 0.1,
+    beta: Weight = 0.9,
+    temperature: Temperature = 4.0,
+    power: Power = 4.0,
+    average: Average = "pixels",
 ) -> list[Term]:
     """Same layer to same layer, no feedback: alpha P(s.logits, t.logits) + beta I(s.e5, t.e5).
 
@@ -25,9 +23,10 @@ def build(
         beta: weight of the importance-map term.
         temperature: T of the softmax on both sides.
         power: p of the importance map.
+        average: ``pixels``, the paper's mean over pixels, or ``classes``: every class counts alike, see `PixelLoss`.
     """
     table = [
-        ("pixel.logits", PixelLoss(temperature), alpha, ("logits",), ("logits",)),
+        ("pixel.logits", PixelLoss(temperature, average), alpha, ("logits",), ("logits",)),
         ("map.e5", ImportanceMapLoss(power), beta, ("e5",), ("e5",)),
     ]
     return terms(table, student, teacher, classes)

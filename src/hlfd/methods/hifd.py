@@ -1,0 +1,36 @@
+"""Individual feedback alone: the HLFD paper's ablation (arXiv 2311.16700)."""
+
+from hlfd.distill.distiller import Taps, Term, terms
+from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss
+from hlfd.methods._options import Power, Temperature, Weight
+
+
+def build(
+    student: Taps,
+    teacher: Taps,
+    *,
+    classes: int,
+    alpha: Weight = 0.1,
+    beta: Weight = 0.9,
+    temperature: Temperature = 4.0,
+    power: Power = 4.0,
+    average: Average = "pixels",
+) -> list[Term]:
+    """Individual feedback: the teacher's final layer to single layers of the student.
+
+    alpha [P(s.logits, t.logits) + P(g(s.d4), t.logits) + P(g(s.d2), t.logits)]
+    + beta [I(s.e5, t.e5) + I(s.e2, t.e5) + I(s.e4, t.e5)]
+
+    Args:
+        alpha: weight of each pixel term.
+        beta: weight of each importance-map term.
+        temperature: T of the softmax on both sides.
+        power: p of the importance map.
+        average: ``pixels``, the paper's mean over pixels, or ``classes``: every class counts alike, see `PixelLoss`.
+    """
+    maps, pixels = ImportanceMapLoss(power), PixelLoss(temperature, average)
+    table = [
+        *[(f"pixel.{tap}", pixels, alpha, (tap,), ("logits",)) for tap in ("logits", "d4", "d2")],
+        *[(f"map.{tap}", maps, beta, (tap,), ("e5",)) for tap in ("e5", "e2", "e4")],
+    ]
+    return terms(table, student, teacher, classes)
