@@ -99,8 +99,52 @@ def test_a_third_partys_module(third_party, monkeypatch):
 
 def test_a_third_partys_missing_import_is_not_hidden(third_party):
     third_party("import package_that_is_not_installed\n")
-    with pytest.raises(ModuleNotFoundError, match="package_that_is_not_installed"):
+    with pytest.raises(
+        InputError, match=r"'theirs\.net' can't be imported: it needs the package 'package_that_is_not_i"
+    ):
         plugins.load("networks", "theirs.net")
+
+
+def test_a_plug_in_that_builds_many_things_is_told_which():
+    assert [name for name in plugins.names("networks") if plugins.needs_argument("networks", name)] == [
+        "imported",
+        "monai",
+    ]
+    assert plugins.resolve("networks", "monai:UNet") == (plugins.module("networks", "monai"), "UNet")
+    assert plugins.resolve("networks", "torch.nn.Conv2d") == (plugins.module("networks", "imported"), "torch.nn.Conv2d")
+    for name, message in (
+        ("monai", "network 'monai' needs to be told what to build: monai:NAME"),
+        ("monai:", r"network 'monai:': monai\.networks\.nets\. doesn't exist"),
+        ("unet:big", "network 'unet' takes nothing after a colon, got 'big'"),
+        ("monay:UNet", r"there is no network 'monay' \(did you mean 'monai'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plugins.options("networks", name, {}, given=GIVEN)
+
+
+def test_a_third_partys_plug_in_of_many_things(third_party):
+    third_party(
+        "from hlfd.errors import InputError\n"
+        "def build(argument, /, *, size: int = 1, **options):\n    return argument, size, options\n"
+        "def check(argument, options):\n    if 'bad' in options: raise InputError('no option bad')\n"
+    )
+    assert plugins.load("networks", "theirs.net:thing", size="3", more=4) == ("thing", 3, {"more": 4})
+    with pytest.raises(InputError, match=r"network 'theirs\.net:thing': no option bad"):
+        plugins.load("networks", "theirs.net:thing", bad=4)
+    assert plugins.defaults("networks", "theirs.net:thing") == {"taps": {}, "size": 1}
+
+
+def test_every_network_has_the_option_taps():
+    taps = {"d5": "e4", "d4": None}
+    for name in ("unet", "resnet18", "monai:UNet", "torch.nn.Conv2d"):
+        needed = {"kernel_size": 1} if name.startswith("torch") else {}
+        checked = plugins.options("networks", name, {**needed, "taps": taps}, given=GIVEN)
+        assert checked["taps"] == taps
+        for wrong in (["e1"], {"e1": 3}, "e1"):
+            with pytest.raises(InputError, match=f"network '{name}': 'taps"):
+                plugins.options("networks", name, {**needed, "taps": wrong}, given=GIVEN)
+    with pytest.raises(InputError, match="method 'kd' has no option 'taps'"):
+        plugins.options("methods", "kd", {"taps": {}}, given=("classes",))
 
 
 def test_a_tap_that_a_network_lacks_is_told_with_those_it_has():

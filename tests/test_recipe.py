@@ -6,6 +6,7 @@ import pytest
 
 import hlfd
 from hlfd import recipe
+from hlfd.distill.features import TapInfo
 from hlfd.errors import InputError
 
 SHIPPED = [*sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), Path(hlfd.__file__).parent / "demo.yaml"]
@@ -46,6 +47,11 @@ def test_shipped_recipes_are_valid_and_come_back(shipped: Path, tmp_path: Path):
         (["split=null"], "split", None),
         (["split.seed=4"], "split.seed", 4),
         ([], "teacher.name", "unet"),
+        (["teacher_models=[there/model]"], "teacher_models.0.model", Path("there/model")),
+        (["teacher_models=[{model: a, learned_from: other}]"], "teacher_models.0.learned_from", "other"),
+        (["teacher_models=[{model: a, learned_from: x.json}]"], "teacher_models.0.learned_from", Path("x.json")),
+        (["methods.1.as=mine"], "methods.1.label", "mine"),
+        (["methods.1.terms={kd.*: {stop_epoch: 3}}"], "methods.1.name", "kd"),
     ],
 )
 def test_overrides(path: Path, overrides: list[str], key: str, value: object):
@@ -72,6 +78,32 @@ def test_methods_and_window(path: Path):
     assert chosen.method("hlfd").options == {}
     with pytest.raises(InputError, match="there is no method 'hldf'"):
         chosen.method("hldf")
+
+
+TAPS = {role: TapInfo(4, 1) for role in ("e1", "e2", "e3", "e4", "e5", "d5", "d4", "d3", "d2")}
+TAPS["logits"] = TapInfo(3, 1)
+
+
+def test_several_methods_are_one_with_the_terms_of_each(path: Path):
+    (method,) = recipe.read(path, ["methods=[{name: hlfd+kd, hlfd: {beta: 0.2}, kd: {weight: 3}}]"]).methods
+    built = {term.name: term.weight for term in method.build(TAPS, TAPS, 3)}
+    assert len(built) == 9
+    assert built["hlfd.flfd.e1"] == 0.1 and built["hlfd.plfd.d5"] == 0.05
+    assert built["kd.logits"] == 3
+    (alone,) = recipe.read(path, ["methods=[{name: hlfd, beta: 0.2}]"]).methods
+    assert {term.name for term in alone.build(TAPS, TAPS, 3)} == {n.removeprefix("hlfd.") for n in built} - {
+        "kd.logits"
+    }
+
+
+def test_a_method_twice_under_two_names(path: Path):
+    methods = "methods=[{name: hlfd, as: flfd, alpha: 0}, {name: hlfd, as: plfd, beta: 0}]"
+    chosen = recipe.read(path, [methods])
+    assert [(m.label, m.options) for m in chosen.methods] == [("flfd", {"alpha": 0}), ("plfd", {"beta": 0})]
+    assert chosen.method("plfd") == chosen.methods[1]
+    assert chosen.method("kd").options == {}
+    (path.parent / "again.yaml").write_text(recipe.dump(chosen))
+    assert recipe.read(path.parent / "again.yaml") == chosen
 
 
 def test_the_sources_window_holds_unless_the_recipe_has_one(kits_root: Path, path: Path):
@@ -101,7 +133,28 @@ def test_the_sources_window_holds_unless_the_recipe_has_one(kits_root: Path, pat
         ("methods.1.weightt=1", r"method 'kd' has no option 'weightt' \(did you mean 'weight'\?"),
         ("methods.2.name=hlfd", "methods.2.name: expected a number below 2 at '2'"),
         ("methods.x=1", "methods.x: expected a number below 2 at 'x'"),
-        ("methods.1.name=seg", "methods: each at most once, got seg, seg"),
+        ("methods.1.name=seg", "methods: each at most once, unless 'as' names them apart, got seg, seg"),
+        ("methods.1={name: kd, as: a/b}", "'methods.1.as': string should match pattern"),
+        ("methods.1={name: kd+hlfd, beta: 1}", r"method 'kd\+hlfd' has no option 'beta' \(known: hlfd, kd\)"),
+        ("methods.1={name: kd+hlfd, hlfd: {betta: 1}}", r"method 'hlfd' has no option 'betta' \(did you mean 'beta'"),
+        ("methods.1={name: kd+hlfd, kd: 3}", r"method 'kd\+hlfd': kd: expected its options, got 3"),
+        ("methods.1={name: kd+kd}", r"method 'kd\+kd': each at most once"),
+        ("methods.1={name: kd+hllfd}", r"there is no method 'hllfd' \(did you mean 'hlfd'"),
+        (
+            'methods.1={name: kd, terms: {"*": {warmup: 2}}}',
+            r"there is no key 'methods.1.terms.\*.warmup' \(did you mean 'warmup_epochs'\?",
+        ),
+        (
+            "teacher_models=[{model: a, wieght: 2}]",
+            r"there is no key 'teacher_models.0.wieght' \(did you mean 'weight'",
+        ),
+        ("teacher_models=[{model: a, weight: 0}]", "'teacher_models.0.weight': input should be greater than 0, got 0"),
+        (
+            "teacher_training.unlabelled_share=0.5",
+            "teacher_training.unlabelled_share: a teacher learns from labels alone",
+        ),
+        ("student_training.unlabelled_share=1", "'student_training.unlabelled_share': input should be less than 1"),
+        ("teacher_folds=1", "'teacher_folds': input should be greater than or equal to 2, got 1"),
         ("source.name=kist", r"there is no source 'kist' \(did you mean 'kits'\?"),
         ("source.task=liver", "source 'kits': 'task': input should be 'tumor', 'organ' or 'both', got 'liver'"),
         ("source={name: kits}", "'source.root' is missing"),

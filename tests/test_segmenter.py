@@ -48,6 +48,7 @@ def edit(folder: Path, **changes) -> None:
         ("unet", 3, 1, {"width": 2, "norm": "instance"}),
         ("unet_resnet18", 2, 2, {"width": 4}),
         ("enet", 2, 1, {"width": 8}),
+        ("resnet18", 2, 1, {"width": 2, "taps": {"d5": "e4", "d2": "e1", "e2": None}}),
     ],
 )
 def test_saved_and_loaded_is_the_same(network, dims, channels, options, tmp_path):

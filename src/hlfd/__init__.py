@@ -4,8 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hlfd.distill.discovery import tapped
     from hlfd.distill.distiller import Distiller, Term
-    from hlfd.distill.features import FrozenTeacher, TapInfo, Tapped
+    from hlfd.distill.features import TapInfo, Tapped
+    from hlfd.distill.frozen import FrozenTeacher
     from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss
     from hlfd.errors import InputError
     from hlfd.inference import predict
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Distiller": "hlfd.distill.distiller",
-    "FrozenTeacher": "hlfd.distill.features",
+    "FrozenTeacher": "hlfd.distill.frozen",
     "ImportanceMapLoss": "hlfd.distill.losses",
     "InputError": "hlfd.errors",
     "PixelLoss": "hlfd.distill.losses",
@@ -29,6 +31,7 @@ _HOME = {
     "Volume": "hlfd.volume",
     "compare": "hlfd.study.compare",
     "predict": "hlfd.inference",
+    "tapped": "hlfd.distill.discovery",
 }
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Volume",
     "compare",
     "predict",
+    "tapped",
 ]
 
 

@@ -68,7 +68,7 @@ def list_plugins(
 
     from hlfd import plugins
     from hlfd.errors import InputError, nearest
-    from hlfd.recipe import GIVEN
+    from hlfd.sections import GIVEN
 
     console = Console()
     kinds = get_args(plugins.Kind)
@@ -125,7 +125,8 @@ def train(
         raise InputError(f"--role: expected teacher or student, got '{role}'{nearest(role, ('teacher', 'student'))}")
     ready = steps.Workspace(recipes.read(recipe, overrides or []), workers)
     if role == "teacher":
-        typer.echo(steps.train_teacher(ready, fold))
+        for folder in steps.train_teachers(ready, fold):
+            typer.echo(folder)
     else:
         typer.echo(steps.train_student(ready, fold, ready.recipe.method("seg")))
 
@@ -223,6 +224,37 @@ def info(
     from hlfd.study.describe import describe
 
     Console().print(describe(path), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def taps(
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="A network of 'hlfd list networks', monai:NAME, the dotted path of a class, or a model folder."
+        ),
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Options of the network, for example width=16 or taps.d5=e4."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels an axis of the image. Default: 256, in 3D 96.", show_default=False)
+    ] = None,
+    dims: Annotated[int, typer.Option(min=2, max=3, help="Spatial axes of the image.")] = 2,
+    classes: Annotated[int, typer.Option(min=2, help="Classes with background.")] = 3,
+    in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 1,
+    every_module: Annotated[
+        bool, typer.Option("--all", help="Show every module that runs, not only the taps.")
+    ] = False,
+) -> None:
+    """Show a network's taps, where it is read out, and which methods can distil from it and into it."""
+    from rich.console import Console
+
+    from hlfd.study.taps import overview, show
+
+    found = overview(network, options or [], size=size, dims=dims, classes=classes, in_channels=in_channels)
+    show(Console(), found, every_module=every_module)
 
 
 def _model(path: Path) -> Path:

@@ -3,110 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hlfd import plugins
 from hlfd.cases import DataSource
-from hlfd.data.preprocess import InPlane, Preprocess, Window
+from hlfd.data.preprocess import Preprocess
 from hlfd.errors import InputError, nearest
 from hlfd.plugins import Section
-
-GIVEN: Mapping[plugins.Kind, tuple[str, ...]] = {
-    "sources": (),
-    "networks": ("in_channels", "classes", "dims"),
-    "methods": ("classes",),
-}
-"""Parameters of a plug-in's ``build`` that the recipe's other parts decide, so they are no options."""
-
-
-class Plugin(BaseModel):
-    """A plug-in by name, with its options beside the name."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What stands beside the name."""
-        return dict(self.model_extra or {})
-
-    def check(self, kind: plugins.Kind) -> None:
-        """Raise `InputError` for a name or an option that doesn't exist, without building anything."""
-        plugins.options(kind, self.name, self.options, given=GIVEN[kind])
-
-
-class SourcePlugin(Plugin):
-    """A data source: its plug-in's name, its root folder, and the plug-in's options."""
-
-    root: Path
-
-
-class PreprocessSection(InPlane):
-    """As `hlfd.data.preprocess.Preprocess`; without ``window_hu`` the source's own window is used."""
-
-    window_hu: Window | None = None
-
-
-class SplitSection(Section):
-    """How patients are divided.
-
-    Attributes:
-        seed: of the shuffle.
-        validation, test: a share below 1, or a number of patients.
-        folds: cross-validation with this many test sets, instead of ``test``.
-        file: a split file to use instead.
-    """
-
-    seed: int = 0
-    validation: Annotated[float, Field(gt=0)] = 0.1
-    test: Annotated[float, Field(gt=0)] = 0.25
-    folds: Annotated[int, Field(ge=2)] | None = None
-    file: Path | None = None
-
-
-class TrainingSection(Section):
-    """How a network is trained. The defaults are the paper's, but for the number of epochs.
-
-    Attributes:
-        epochs: passes of ``samples_per_epoch``.
-        samples_per_epoch: slices an epoch; None: as many as there are.
-        batch_size: slices a step.
-        lr, lr_min: Adam's learning rate at the start and, after a cosine, at the end.
-        warmup_steps: steps over which the learning rate rises to ``lr``.
-        weight_decay: L2 penalty.
-        rare_share: share of the slices drawn from those that show the last class; None: as they come.
-        augment: flips and quarter turns.
-        validate_every: epochs between two validations.
-        head_steps: steps that fit the teacher's heads before the student trains (methods that have any).
-        precision: ``32``, ``bf16``, ``16`` or ``auto``: bf16 or 16 on a GPU; 32 on a CPU.
-        channels_last: memory format in which CPU and GPU convolve faster.
-    """
-
-    epochs: PositiveInt = 30
-    samples_per_epoch: PositiveInt | None = None
-    batch_size: PositiveInt = 8
-    lr: Annotated[float, Field(gt=0)] = 1e-2
-    lr_min: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    rare_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    augment: bool = True
-    validate_every: PositiveInt = 1
-    head_steps: PositiveInt = 100
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    channels_last: bool = True
-
-    @model_validator(mode="after")
-    def _ends_with_a_validation(self) -> Self:
-        if self.epochs % self.validate_every:
-            raise InputError(
-                f"validate_every: expected a divisor of epochs = {self.epochs}, so that the last is validated, "
-                f"got {self.validate_every}"
-            )
-        return self
+from hlfd.sections import (
+    Method,
+    Plugin,
+    PreprocessSection,
+    SourcePlugin,
+    SplitSection,
+    TeacherSection,
+    TrainingSection,
+)
 
 
 class Recipe(Section):
@@ -118,7 +33,10 @@ class Recipe(Section):
         split: how patients are divided; null: not at all, for data that is only prepared and predicted.
         folds: which folds of the split to run.
         methods: the student is trained once with each; ``seg`` is the student alone.
-        teacher_model: a trained model to use as teacher, instead of training ``teacher``.
+        teacher_models: trained models to use as teachers, instead of training ``teacher``.
+        teacher_folds: train as many teachers, each without its part of the training patients, and let each patient's
+            slices be taught by the teacher that has not seen the patient.
+        unseen_only: the same rule for ``teacher_models``: only a teacher that did not learn from a patient teaches it.
     """
 
     name: str
@@ -128,11 +46,13 @@ class Recipe(Section):
     split: SplitSection | None = SplitSection()
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     teacher: Plugin = Plugin(name="unet")
-    teacher_model: Path | None = None
+    teacher_models: tuple[TeacherSection, ...] = ()
+    teacher_folds: Annotated[int, Field(ge=2)] | None = None
+    unseen_only: bool = False
     teacher_training: TrainingSection = TrainingSection()
     student: Plugin = Plugin(name="unet_mobilenetv2")
     student_training: TrainingSection = TrainingSection()
-    methods: Annotated[tuple[Plugin, ...], Field(min_length=1)] = (Plugin(name="seg"), Plugin(name="hlfd"))
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method(name="seg"), Method(name="hlfd"))
     output: Path | None = None
 
     @model_validator(mode="after")
@@ -141,12 +61,16 @@ class Recipe(Section):
         for network in (self.teacher, self.student):
             network.check("networks")
         for method in self.methods:
-            method.check("methods")
+            method.check()
         if len(set(self.folds)) != len(self.folds):
             raise InputError(f"folds: each at most once, got {list(self.folds)}")
-        names = [m.name for m in self.methods]
+        names = [m.label for m in self.methods]
         if len(set(names)) != len(names):
-            raise InputError(f"methods: each at most once, got {', '.join(names)}")
+            raise InputError(f"methods: each at most once, unless 'as' names them apart, got {', '.join(names)}")
+        if self.teacher_models and self.teacher_folds:
+            raise InputError("teacher_models and teacher_folds exclude each other: the teachers are given, or trained")
+        if self.teacher_training.unlabelled_share:
+            raise InputError("teacher_training.unlabelled_share: a teacher learns from labels alone, expected 0")
         return self
 
     @property
@@ -165,12 +89,12 @@ class Recipe(Section):
         values["window_hu"] = values["window_hu"] or source.window_hu
         return Preprocess(**values)
 
-    def method(self, name: str) -> Plugin:
-        """The method of that name with this recipe's options; one the recipe doesn't list, with its defaults."""
-        listed = next((m for m in self.methods if m.name == name), None)
+    def method(self, name: str) -> Method:
+        """The method of that label with this recipe's options; one the recipe doesn't list, with its defaults."""
+        listed = next((m for m in self.methods if m.label == name), None)
         if listed is None:
-            listed = Plugin(name=name)
-            listed.check("methods")
+            listed = Method(name=name)
+            listed.check()
         return listed
 
 
@@ -190,7 +114,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise InputError(f"'{override}': expected key=value")
-        _set(values, key, _parse(key, value))
+        set_key(values, key, parse_value(key, value))
     return from_values(values, str(path))
 
 
@@ -206,7 +130,7 @@ def from_values(values: Mapping[str, Any], where: str) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that `read` reads back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
 def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -239,7 +163,8 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parse(key: str, text: str) -> Any:
+def parse_value(key: str, text: str) -> Any:
+    """The value of ``key=text`` on a command line: as YAML, with 1e-3 a number."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -252,7 +177,8 @@ def _parse(key: str, text: str) -> Any:
     return value
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key with dots in nested mappings and lists. Raises `InputError` for a place that can't be."""
     here: Any = values
     *path, last = key.split(".")
     for part in path:
@@ -279,7 +205,12 @@ def _explain(error: ValidationError) -> str:
     *path, key = problem["loc"]
     model: type[BaseModel] = Recipe
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
+        if part in model.model_fields:  # else a place in a list, or a pattern
+            model = _model_in(model.model_fields[str(part)].annotation)
     where = ".".join(str(part) for part in problem["loc"])
     return f"there is no key '{where}'{nearest(str(key), model.model_fields)}"
+
+
+def _model_in(annotation: Any) -> type[BaseModel]:
+    """The section in ``X | None``, ``tuple[X, ...]`` or ``dict[str, X]``."""
+    return next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,11 +87,20 @@ class Segmenter:
         return folder
 
     @classmethod
-    def load(cls, folder: Path) -> "Segmenter":
+    def load(cls, folder: Path, *, allow: Iterable[str] = ()) -> "Segmenter":
         """Read a folder written by `save`.
 
+        A folder holds no code, but may name some: a network that is a dotted path (``my_package.nets.Net``) is
+        imported from what is installed. As a folder can come from anywhere, that is done only if somebody else asked
+        for it: ``allow``, the environment's HLFD_ALLOW (packages, comma between), or a recipe or a program that named
+        the same path before in this process.
+
+        Args:
+            allow: packages, or dotted paths, that may be imported.
+
         Raises:
-            InputError: no model there, another version, weights that are damaged or of another network.
+            InputError: no model there, another version, weights that are damaged or of another network, a network that
+                may not be imported.
         """
         path, weights_path = folder / "model.json", folder / "model.safetensors"
         for needed in (path, weights_path):
@@ -118,6 +128,7 @@ class Segmenter:
         weights = weights_path.read_bytes()
         if hashlib.sha256(weights).hexdigest() != sha256:
             raise InputError(f"{weights_path}: damaged, or not the weights that model.json beside it describes")
+        _require_allowed(name, allow, path)
         try:
             network = build_network(name, options, labels.classes, in_channels=in_channels, dims=dims)
         except InputError as error:
@@ -133,8 +144,36 @@ class Segmenter:
 def build_network(
     name: str, options: Mapping[str, Any], classes: int, *, in_channels: int = 1, dims: int = 2
 ) -> Tapped:
-    """A network plug-in with fresh weights."""
-    return plugins.load("networks", name, in_channels=in_channels, classes=classes, dims=dims, **options)
+    """A network plug-in with fresh weights.
+
+    Args:
+        name: of the plug-in, ``PLUGIN:ARGUMENT`` or a dotted path.
+        options: of the plug-in; and of every one, ``taps``: role -> module, over the network's own taps.
+    """
+    checked = plugins.options("networks", name, dict(options), given=("in_channels", "classes", "dims"))
+    taps: Mapping[str, str | None] = checked.pop("taps", {})
+    network: Tapped = plugins.load("networks", name, in_channels=in_channels, classes=classes, dims=dims, **checked)
+    if not taps:
+        return network
+    try:
+        network = network.with_taps(taps)
+        network.info()
+    except InputError as error:
+        raise InputError(f"network '{name}': {error}") from None
+    return network
+
+
+def _require_allowed(name: str, allow: Iterable[str], path: Path) -> None:
+    target = name.removeprefix("imported:")
+    if "." not in target or target in plugins.asked_for():
+        return
+    allowed = [*allow, *filter(None, os.environ.get("HLFD_ALLOW", "").split(","))]
+    if not any(target == known or target.startswith(f"{known}.") for known in allowed):
+        package = target.partition(".")[0]
+        raise InputError(
+            f"{path}: its network '{name}' is code that is not part of hlfd; if you trust it, allow it: "
+            f"HLFD_ALLOW={package} in the environment, or Segmenter.load(folder, allow=['{package}'])"
+        )
 
 
 def patient_keys(data: str, patients: Iterable[str]) -> frozenset[str]:

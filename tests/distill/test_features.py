@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hlfd.distill.features import DECODER, ENCODER, FrozenTeacher, TapInfo, Tapped
+from hlfd.distill.features import DECODER, ENCODER, TapInfo, Tapped
+from hlfd.distill.frozen import FrozenTeacher, View
 from hlfd.errors import InputError
 
 
@@ -118,6 +119,64 @@ def test_logits_of_other_classes_are_refused():
         tapped(classes=4).info()
 
 
+def test_a_tap_that_is_not_run_once_or_gives_no_feature_is_refused():
+    class Odd(Network):
+        def __init__(self):
+            super().__init__()
+            self.spare, self.pool, self.pair = nn.Identity(), nn.Flatten(), Pair()
+
+        def forward(self, image):
+            deep = self.deep(self.down(self.first(image)))
+            self.pool(deep)
+            self.pair(deep)
+            return self.scores(self.up(deep))
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x.mean().sum, "text"
+
+    for module, message in (
+        ("spare", r"tap e4: module 'spare' is never run \(a list of modules\?\)"),
+        ("pool", "tap e4: module 'pool' gives a tensor of 1 x 2048; expected N x channels and 2 spatial axes"),
+        ("pair", "tap e4: module 'pair' gives no tensor but tuple"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Tapped(Odd(), {"e4": module}, classes=3, in_channels=1, dims=2).info()
+    twice = nn.Sequential(nn.Conv2d(1, 3, 1), *[nn.ReLU()] * 2)
+    with pytest.raises(InputError, match="tap e1: module '1' is run 2 times; expected one that is run once"):
+        Tapped(twice, {"e1": "1"}, classes=3, in_channels=1, dims=2).info()
+
+
+def test_other_taps_over_its_own():
+    model = tapped()
+    other = model.with_taps({"e4": "deep", "d3": None})
+    assert other.taps == {"e1": "first", "e2": "down", "e3": "deep", "e4": "deep"}
+    assert model.taps == TAPS and other.network is model.network
+    assert torch.equal(other(image())["e4"], other(image())["e3"])
+    with pytest.raises(InputError, match="'e6' is not a tap's role"):
+        model.with_taps({"e6": None})
+
+
+def test_of_several_outputs_the_first_is_the_logits():
+    class Heads(nn.Module):
+        def __init__(self, give):
+            super().__init__()
+            self.conv, self.give = nn.Conv2d(1, 3, 1), give
+
+        def forward(self, x):
+            return self.give(self.conv(x))
+
+    for give in (
+        lambda y: [y, y[..., ::2, ::2]],
+        lambda y: {"out": y, "aux": 0},
+        lambda y: ((y, None), 3),
+        lambda y: torch.stack((y, y + 1), 1),  # heads before the channels
+    ):
+        model = Tapped(Heads(give), {}, classes=3, in_channels=1, dims=2)
+        assert model(image())["logits"].shape == (2, 3, 8, 8)
+        assert model.info()["logits"] == TapInfo(3, 1)
+
+
 def test_a_deep_copy_is_independent():
     model = tapped().eval()
     twin = copy.deepcopy(model)
@@ -164,6 +223,45 @@ def test_a_teacher_stays_in_eval_mode_without_gradients():
     assert any("running_mean" in k for k in statistics)
     assert all(torch.equal(statistics[k], v) for k, v in teacher.state_dict().items())
     assert all(torch.equal(f, g) for f, g in zip(features.values(), tapped().eval()(image()).values(), strict=True))
+
+
+def test_a_teacher_put_into_train_mode_behind_its_back_is_refused():
+    teacher = FrozenTeacher(tapped())
+    teacher.tapped.network.first[1].train()  # its batch norm alone
+    with pytest.raises(InputError, match=r"the teacher was put into train mode: call tapped\.eval\(\)"):
+        teacher(image())
+    teacher.tapped.eval()
+    assert set(teacher(image())) == {*TAPS, "logits"}
+
+
+# How a teacher sees the student's images.
+
+
+def test_a_view_clips_scales_and_resizes_the_image():
+    view = View(low=-0.5, high=0.5, scale=2, shift=1, size=(4, 8))
+    x = torch.linspace(-1, 1, 8).expand(1, 1, 8, 8)
+    seen = view.image(x)
+    assert seen.shape == (1, 1, 4, 8)
+    torch.testing.assert_close(seen[0, 0, 0], x[0, 0, 0].clamp(-0.5, 0.5) * 2 + 1)
+    assert View().image(x) is x
+
+
+def test_a_view_adds_the_probabilities_of_the_classes_it_merges():
+    teacher = FrozenTeacher(tapped(), View(classes=((0,), (1, 2))))
+    assert teacher.info()["logits"] == TapInfo(2, 1)
+    plain = FrozenTeacher(tapped())(image())["logits"].softmax(1)
+    merged = teacher(image())["logits"].softmax(1)
+    torch.testing.assert_close(merged, torch.stack([plain[:, 0], plain[:, 1] + plain[:, 2]], 1))
+
+
+def test_a_2d_teacher_sees_a_3d_image_slice_by_slice():
+    teacher = FrozenTeacher(tapped(), View(slices=True))
+    volume = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    features = teacher(volume)
+    alone = FrozenTeacher(tapped())
+    for k in range(3):
+        for role, feature in alone(volume[:, :, k]).items():
+            torch.testing.assert_close(features[role][:, :, k], feature)
 
 
 def test_roles_are_shallow_to_deep_to_shallow():

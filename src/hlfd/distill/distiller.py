@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hlfd.distill.features import Features, TapInfo
+from hlfd import plugins
+from hlfd.distill.features import Features, TapInfo, Tapped
+from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.losses import DistillationLoss, SegmentationLoss, resize
 from hlfd.distill.projectors import Head, fuse
 from hlfd.errors import InputError, nearest
@@ -133,22 +136,39 @@ class Distiller(nn.Module):
     def __init__(self, terms: Iterable[Term], schedules: Mapping[str, Schedule] | None = None):
         super().__init__()
         self.terms = nn.ModuleList(terms)
-        names = [term.name for term in self._terms()]
+        names = [term.name for term in self.each()]
         assert len(set(names)) == len(names), f"terms need different names: {names}"
         for pattern, schedule in (schedules or {}).items():
-            fitting = [term for term in self._terms() if fnmatchcase(term.name, pattern)]
+            fitting = [term for term in self.each() if fnmatchcase(term.name, pattern)]
             if not fitting:
                 raise InputError(f"there is no term '{pattern}'{nearest(pattern, names)}")
             for term in fitting:
                 term.schedule = schedule
-        self.register_buffer("heads_fitted", torch.tensor(False))
+        self.register_buffer("heads_fitted", torch.tensor(False))  # in the state; what forward asks is a plain value
+        self._fitted = False
+        self.register_load_state_dict_post_hook(_freeze_if_fitted)
         # Tensors, so that a compiled forward doesn't change with the epoch.
         self.register_buffer("factors", torch.ones(len(names)), persistent=False)
         self.register_buffer("balance", torch.ones(len(names)))
         self.segmentation_loss = SegmentationLoss()
         self.set_epoch(0.0)
 
-    def _terms(self) -> list[Term]:
+    @classmethod
+    def of(cls, method: str, student: Tapped, teacher: FrozenTeacher, **options: Any) -> "Distiller":
+        """The terms of a method by name, for one's own training loop: ``Distiller.of("hlfd", student, teacher)``.
+
+        Raises:
+            InputError: no such method or option, or taps that the method needs and a network doesn't have.
+        """
+        built = plugins.load("methods", method, student.info(), teacher.info(), classes=student.classes, **options)
+        return cls(built)
+
+    def trainable(self, *networks: nn.Module) -> list[nn.Parameter]:
+        """What an optimiser must own: the networks' parameters and the heads', but for heads that are fitted."""
+        return [p for module in (*networks, self) for p in module.parameters() if p.requires_grad]
+
+    def each(self) -> list[Term]:
+        """The terms."""
         return [term for term in self.terms if isinstance(term, Term)]
 
     @property
@@ -158,13 +178,36 @@ class Distiller(nn.Module):
 
     def set_epoch(self, epoch: float) -> None:
         """Bring the schedules to an epoch, counted from 0, with its fraction."""
-        factors = [term.schedule.factor(epoch) for term in self._terms()]
+        factors = [term.schedule.factor(epoch) for term in self.each()]
         self.get_buffer("factors").copy_(torch.tensor(factors))
         self._off = frozenset(
             term.name
-            for term, factor in zip(self._terms(), factors, strict=True)
+            for term, factor in zip(self.each(), factors, strict=True)
             if factor == 0 and (term.schedule.stop_epoch is not None and epoch >= term.schedule.stop_epoch)
         )
+
+    def set_balance(self, factors: Mapping[str, float]) -> None:
+        """Set the balance factor of each term named; it multiplies the term's weight and is kept in the state."""
+        for i, term in enumerate(self.each()):
+            self.get_buffer("balance")[i] = factors.get(term.name, self.get_buffer("balance")[i])
+
+    def balance_factors(self) -> dict[str, float]:
+        """Term -> its balance factor."""
+        return {term.name: float(factor) for term, factor in zip(self.each(), self.get_buffer("balance"), strict=True)}
+
+    def weights(self) -> dict[str, float]:
+        """Term -> its weight now, the method's by schedule, without the balance."""
+        return {
+            term.name: term.weight * float(factor)
+            for term, factor in zip(self.each(), self.get_buffer("factors"), strict=True)
+        }
+
+    def share_class_heads(self, other: "Distiller") -> None:
+        """Use the other's heads from the student's taps to class scores, in terms of the same name."""
+        theirs = {term.name: term.student_head for term in other.each() if term.loss.head == "classes"}
+        for term in self.each():
+            if theirs.get(term.name) is not None:
+                term.student_head = theirs[term.name]
 
     @property
     def finished(self) -> bool:
@@ -173,7 +216,7 @@ class Distiller(nn.Module):
 
     def heads(self) -> list[Term]:
         """The terms that have a head on the teacher's side."""
-        return [term for term in self._terms() if term.teacher_head is not None]
+        return [term for term in self.each() if term.teacher_head is not None]
 
     def head_losses(self, teacher: Features, target: Tensor) -> dict[str, Tensor]:
         """``head.NAME`` -> segmentation loss of each teacher head at the target's resolution."""
@@ -207,6 +250,7 @@ class Distiller(nn.Module):
             assert term.teacher_head is not None
             term.teacher_head.requires_grad_(False)
         self.get_buffer("heads_fitted").fill_(True)
+        self._fitted = True
 
     def forward(self, student: Features, teacher: Features, target: Tensor) -> dict[str, Tensor]:
         """Name -> **weighted** scalar, so that ``sum(terms.values())`` is what is added to the segmentation loss.
@@ -223,9 +267,16 @@ class Distiller(nn.Module):
         weights = self.get_buffer("factors") * self.get_buffer("balance")
         losses = {
             term.name: term.weight * weights[i] * term(student, teacher, target)
-            for i, term in enumerate(self._terms())
+            for i, term in enumerate(self.each())
             if term.name not in self._off
         }
-        if self.heads() and not bool(self.get_buffer("heads_fitted")):
+        if self.heads() and not self._fitted:
             losses |= self.head_losses(teacher, target)
         return losses
+
+
+def _freeze_if_fitted(distiller: nn.Module, _keys: object) -> None:
+    """A state with fitted heads was loaded."""
+    assert isinstance(distiller, Distiller)
+    if bool(distiller.get_buffer("heads_fitted")):
+        distiller.freeze_heads()

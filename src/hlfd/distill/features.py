@@ -1,15 +1,15 @@
 """Tapped: any network, with its intermediate features read out by role."""
 
 import copy
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from hlfd.distill.dry_run import SIZES, Size, dry_run, times
 from hlfd.errors import InputError, nearest
 
 Features = Mapping[str, Tensor]
@@ -21,17 +21,69 @@ ROLES = (*ENCODER, *DECODER, "logits")
 
 @dataclass(frozen=True)
 class TapInfo:
-    """What a dry run says of a tap: its channels, and input size / feature size per spatial axis."""
+    """What a dry run says of a tap: its channels, and input size / feature size.
+
+    Attributes:
+        channels: of the feature.
+        stride: along every spatial axis; the largest where they differ.
+        strides: per spatial axis where they differ, else empty.
+    """
 
     channels: int
     stride: int
+    strides: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, feature: Tensor, size: Sequence[int]) -> "TapInfo":
+        """Of a feature (N x C x spatial) for an image of ``size``."""
+        strides = strides_of(size, feature.shape[2:])
+        return cls(feature.shape[1], max(strides), strides if len(set(strides)) > 1 else ())
+
+    def along(self, dims: int) -> tuple[int, ...]:
+        """The stride of each axis."""
+        return self.strides or (self.stride,) * dims
+
+    def __str__(self) -> str:
+        return times(self.strides or (self.stride,))
 
 
-def _first_tensor(output: Any) -> Tensor:
-    """A module's output, or the first of several: the finest where there is deep supervision."""
+def strides_of(size: Sequence[int], feature_size: Sequence[int]) -> tuple[int, ...]:
+    """Image size / feature size of each axis, rounded, at least 1."""
+    return tuple(max(1, round(n / max(m, 1))) for n, m in zip(size, feature_size, strict=True))
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """A module's output, or the first of several: the finest where there is deep supervision. None: there is none."""
     while not isinstance(output, Tensor):
+        if isinstance(output, str) or not isinstance(output, (Mapping, Sequence)) or not len(output):
+            return None
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     return output
+
+
+def logits_of(output: Any, dims: int) -> Tensor:
+    """What a network gives as class scores, N x classes x spatial.
+
+    Raises:
+        InputError: there is no such tensor in its output.
+    """
+    logits = first_tensor(output)
+    if logits is not None and logits.ndim == dims + 3:  # N x heads x classes x spatial: MONAI's DynUNet as it trains
+        logits = logits[:, 0]
+    if logits is None or logits.ndim != dims + 2:
+        got = type(output).__name__ if logits is None else f"a tensor of {times(logits.shape)}"
+        raise InputError(f"expected class scores (N x classes and {dims} spatial axes) from the network, got {got}")
+    return logits
+
+
+def require_logits(logits: Tensor, classes: int, size: Sequence[int]) -> None:
+    """Raise `InputError` unless the logits have ``classes`` channels at the image's ``size``."""
+    info = TapInfo.of(logits, size)
+    if info.channels != classes or tuple(logits.shape[2:]) != tuple(size):
+        raise InputError(
+            f"expected logits of {classes} channels at stride 1, got {info.channels} channels at stride {info} "
+            f"({times(logits.shape[2:])} pixels for an image of {times(size)})"
+        )
 
 
 class Tapped(nn.Module):
@@ -44,22 +96,39 @@ class Tapped(nn.Module):
         classes: number of classes with background.
         in_channels: channels of the image.
         dims: 2 or 3, the spatial axes of the image.
+        size: of the image, for a network that accepts no other.
+        proposed: roles whose taps nobody declared; a dry run found them.
 
     Raises:
         InputError: for an unknown role, or a tap that names no submodule (the message lists those there are).
     """
 
-    def __init__(self, network: nn.Module, taps: Mapping[str, str], *, classes: int, in_channels: int, dims: int):
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Mapping[str, str],
+        *,
+        classes: int,
+        in_channels: int,
+        dims: int,
+        size: Size | None = None,
+        proposed: frozenset[str] = frozenset(),
+    ):
         super().__init__()
-        modules = {name: module for name, module in network.named_modules() if name}
-        for role, name in taps.items():
-            if role not in ROLES or role == "logits":
-                raise InputError(f"'{role}' is not a tap's role{nearest(role, ROLES[:-1])}")
-            if name not in modules:
-                raise InputError(f"tap {role}: the network has no module '{name}'{nearest(name, modules)}")
         self.network = network
-        self.taps = dict(taps)
+        self.taps = _checked(network, taps)
         self.classes, self.in_channels, self.dims = classes, in_channels, dims
+        self.size, self.proposed = size, proposed
+
+    def with_taps(self, taps: Mapping[str, str | None]) -> "Tapped":
+        """The same network (not a copy), with these taps over its own; None takes one away. Errors as `Tapped`."""
+        for role in taps:
+            _require_role(role)
+        merged: dict[str, str | None] = {**self.taps, **taps}
+        other = copy.copy(self)
+        other.taps = _checked(self.network, {role: name for role, name in merged.items() if name is not None})
+        other.proposed = self.proposed - taps.keys()
+        return other
 
     def forward(self, image: Tensor) -> Features:
         """Image (N x C x spatial) -> features by role, with ``logits`` (N x classes x spatial)."""
@@ -67,7 +136,12 @@ class Tapped(nn.Module):
 
         def keep(role: str):
             def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
-                features[role] = _first_tensor(output)
+                feature = output if isinstance(output, Tensor) else first_tensor(output)
+                if feature is None:
+                    raise InputError(
+                        f"tap {role}: module '{self.taps[role]}' gives no tensor but {type(output).__name__}"
+                    )
+                features[role] = feature
 
             return hook
 
@@ -76,119 +150,82 @@ class Tapped(nn.Module):
             self.network.get_submodule(name).register_forward_hook(keep(role)) for role, name in self.taps.items()
         ]
         try:
-            features["logits"] = _first_tensor(self.network(image))
+            output = self.network(image)
+            plain = isinstance(output, Tensor) and output.ndim == image.ndim  # no call that a compiler would split off
+            features["logits"] = output if plain else logits_of(output, self.dims)
         finally:
             for handle in handles:
                 handle.remove()
         return features
 
     def info(self, size: int = 64) -> dict[str, TapInfo]:
-        """Channels and stride of every tap, from a dry run of shapes alone on an image of ``size`` pixels an axis.
+        """Channels and stride of every tap, from a dry run of shapes alone.
+
+        Args:
+            size: pixels an axis of the image; another is taken if the network doesn't accept it.
 
         Raises:
             InputError: if encoder strides decrease with depth or decoder strides increase, or the logits are not at
-                full resolution: then a tap does not have the role it is given.
+                full resolution: then a tap does not have the role it is given. Or a tap's module isn't run exactly
+                once, or gives no feature with spatial axes.
         """
-        # On the meta device nothing is computed, and the copy leaves the network's own state alone.
-        probe = copy.deepcopy(self).to("meta").eval()
-        with torch.no_grad():
-            features = probe(torch.zeros(1, self.in_channels, *[size] * self.dims, device="meta"))
-        info = {role: TapInfo(f.shape[1], round(size / f.shape[-1])) for role, f in features.items()}
-        for path, direction in ((ENCODER, 1), (DECODER, -1)):
-            strides = [(role, info[role].stride) for role in path if role in info]
-            for (a, stride_a), (b, stride_b) in pairwise(strides):
-                if direction * (stride_b - stride_a) < 0:
-                    word = "decrease" if direction > 0 else "increase"
+        sizes = (self.size,) if self.size else (size, *(s for s in SIZES if s != size))
+
+        def run(probe: nn.Module, image: Tensor) -> tuple[Features, dict[str, int]]:
+            assert isinstance(probe, Tapped)
+            calls = dict.fromkeys(self.taps, 0)
+
+            def counter(role: str):
+                def hook(*_: object) -> None:
+                    calls[role] += 1
+
+                return hook
+
+            handles = [
+                probe.network.get_submodule(name).register_forward_hook(counter(role))
+                for role, name in self.taps.items()
+            ]
+            try:
+                return probe(image), calls
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+        (features, calls), shape = dry_run(self, run, in_channels=self.in_channels, dims=self.dims, sizes=sizes)
+        for role, name in self.taps.items():
+            if calls[role] != 1:
+                often = "never run (a list of modules?)" if calls[role] == 0 else f"run {calls[role]} times"
+                raise InputError(f"tap {role}: module '{name}' is {often}; expected one that is run once")
+            if features[role].ndim != self.dims + 2:
+                raise InputError(
+                    f"tap {role}: module '{name}' gives a tensor of {times(features[role].shape)}; expected "
+                    f"N x channels and {self.dims} spatial axes"
+                )
+        info = {role: TapInfo.of(feature, shape) for role, feature in features.items()}
+        for path, direction in ((ENCODER, "decrease"), (DECODER, "increase")):
+            for a, b in pairwise(role for role in path if role in info):
+                steps = zip(info[a].along(self.dims), info[b].along(self.dims), strict=True)
+                if any(after < before if direction == "decrease" else after > before for before, after in steps):
                     raise InputError(
-                        f"tap {b} has stride {stride_b} after {a} with stride {stride_a}: strides of "
-                        f"{path[0]}..{path[-1]} must not {word}"
+                        f"tap {b} has stride {info[b]} after {a} with stride {info[a]}: strides of "
+                        f"{path[0]}..{path[-1]} must not {direction}"
                     )
-        if info["logits"].stride != 1 or info["logits"].channels != self.classes:
-            raise InputError(
-                f"expected logits of {self.classes} channels at stride 1, got "
-                f"{info['logits'].channels} channels at stride {info['logits'].stride}"
-            )
+        require_logits(features["logits"], self.classes, shape)
         return info
 
 
-@dataclass(frozen=True)
-class View:
-    """How a teacher sees the student's image, and how its answer reads in the student's classes.
-
-    Attributes:
-        low, high: bounds in the student's units that the image is clipped to; what the teacher has never seen.
-        scale, shift: then ``image * scale + shift``.
-        size: then resized to this spatial size (bilinear or trilinear).
-        classes: for each of the student's classes the teacher's classes it is made of; None: the same. Their
-            probabilities are added: the logit is the log-sum-exp of theirs.
-        slices: the teacher is 2D and the student's image 3D: it is shown each slice along the first spatial axis, and
-            its features are stacked again.
-    """
-
-    low: float = -float("inf")
-    high: float = float("inf")
-    scale: float = 1.0
-    shift: float = 0.0
-    size: tuple[int, ...] | None = None
-    classes: tuple[tuple[int, ...], ...] | None = None
-    slices: bool = False
-
-    def image(self, image: Tensor) -> Tensor:
-        """The student's image (N x C x spatial) as the teacher's; N x depth images if ``slices``."""
-        if self.slices:
-            image = image.transpose(1, 2).flatten(0, 1)
-        if (self.low, self.high) != (-float("inf"), float("inf")):
-            image = image.clamp(self.low, self.high)
-        if (self.scale, self.shift) != (1.0, 0.0):
-            image = image * self.scale + self.shift
-        if self.size is not None and tuple(image.shape[2:]) != self.size:
-            mode = "bilinear" if image.ndim == 4 else "trilinear"
-            image = F.interpolate(image, self.size, mode=mode, align_corners=False)
-        return image
-
-    def features(self, features: Features, image: Tensor) -> Features:
-        """The teacher's features in the student's classes; N x C x depth x ... if ``slices``."""
-        if self.classes is not None:
-            logits = features["logits"].float()
-            merged = [logits[:, list(members)].logsumexp(1) for members in self.classes]
-            features = {**features, "logits": torch.stack(merged, 1)}
-        if self.slices:
-            features = {k: f.unflatten(0, (len(image), image.shape[2])).transpose(1, 2) for k, f in features.items()}
-        return features
+def _require_role(role: str) -> None:
+    if role not in ROLES or role == "logits":
+        raise InputError(f"'{role}' is not a tap's role{nearest(role, ROLES[:-1])}")
 
 
-class FrozenTeacher(nn.Module):
-    """A teacher as `Tapped`: no gradients, always in eval mode (``train()`` does nothing), features detached.
-
-    Args:
-        tapped: the teacher's network.
-        view: how it sees the student's images and how its answer reads in the student's classes; None: as it is.
-    """
-
-    def __init__(self, tapped: Tapped, view: View | None = None):
-        super().__init__()
-        self.tapped = tapped.eval().requires_grad_(False)
-        self.view = view or View()
-
-    def train(self, mode: bool = True) -> "FrozenTeacher":
-        """Nothing changes: a teacher stays in eval mode."""
-        return self
-
-    def info(self) -> dict[str, TapInfo]:
-        """`Tapped.info` as the student's side sees it: the logits in the student's classes."""
-        info = self.tapped.info()
-        if self.view.classes is not None:
-            info["logits"] = TapInfo(len(self.view.classes), 1)
-        return info
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> Features:
-        """The student's image (N x C x spatial) -> detached features by role.
-
-        Raises:
-            InputError: part of the teacher was put into train mode, where batch norm would change with every batch.
-        """
-        if not torch.compiler.is_compiling() and any(module.training for module in self.tapped.modules()):
-            raise InputError("the teacher was put into train mode: call tapped.eval(), a teacher must not change")
-        features = self.tapped(self.view.image(image))
-        return self.view.features(features, image)
+def _checked(network: nn.Module, taps: Mapping[str, str]) -> dict[str, str]:
+    modules = {name for name, _ in network.named_modules(remove_duplicate=False) if name}
+    for role, name in taps.items():
+        _require_role(role)
+        if name not in modules:
+            shown = modules  # of hundreds only the outermost, and the nearest
+            if len(modules) > 40:
+                shown = {m for m in modules if "." not in m} | set(difflib.get_close_matches(name, modules, n=1))
+            raise InputError(f"tap {role}: the network has no module '{name}'{nearest(name, shown)}")
+    return dict(taps)

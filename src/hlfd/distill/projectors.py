@@ -13,7 +13,10 @@ from hlfd.distill.losses import resize
 def fuse(features: Features, taps: Sequence[str]) -> Tensor:
     """cat(a, b, ...): all taps resized to the smallest of them, concatenated over channels."""
     tensors = [features[tap] for tap in taps]
-    smallest = min((t.shape[2:] for t in tensors), key=lambda size: size.numel())
+    smallest = tensors[0].shape[2:]
+    for tensor in tensors:  # not min(): torch.compile can't trace its key
+        if tensor.shape[2:].numel() < smallest.numel():
+            smallest = tensor.shape[2:]
     return tensors[0] if len(tensors) == 1 else torch.cat([resize(t, smallest) for t in tensors], dim=1)
 
 

@@ -1,0 +1,161 @@
+"""Teaching: one or several teachers of one student, and which of them teaches which sample."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hlfd.distill.distiller import Distiller
+from hlfd.distill.features import Features
+from hlfd.distill.frozen import FrozenTeacher
+
+Labelled = tuple[Tensor, Tensor, Tensor]  # image, target, position of each sample's patient in the shares
+
+
+class Teaching(nn.Module):
+    """Every teacher with its own `Distiller`, weighted for each sample.
+
+    A term is the mean over samples of the weighted mean over teachers. For the pixel term that is what one teacher
+    would teach whose probabilities are the weighted mean of theirs, up to a constant (KL is linear in them). Heads on
+    the student's side that give class scores are shared between the teachers.
+
+    Args:
+        teachers: kept out of the module tree, so that no checkpoint holds them.
+        distillers: one for each teacher, all of one method.
+        shares: patients x teachers, how much each teacher counts for a patient's samples: 0, not at all. The rows sum
+            to 1, or to 0 for a patient whom nobody may teach.
+    """
+
+    def __init__(self, teachers: Sequence[FrozenTeacher], distillers: Sequence[Distiller], shares: Tensor):
+        super().__init__()
+        assert len(teachers) == len(distillers) == shares.shape[1], "a distiller and a share for each teacher"
+        self._teachers = list(teachers)
+        self.distillers = nn.ModuleList(distillers)
+        self.register_buffer("shares", shares.float(), persistent=False)
+        for distiller in distillers[1:]:
+            distiller.share_class_heads(distillers[0])
+
+    @classmethod
+    def alone(cls) -> "Teaching":
+        """No teacher: the student learns from labels."""
+        return cls([], [], torch.zeros(1, 0))
+
+    def _all(self) -> list[Distiller]:
+        return [distiller for distiller in self.distillers if isinstance(distiller, Distiller)]
+
+    @property
+    def teachers(self) -> list[FrozenTeacher]:
+        """The teachers, in the order of the shares' columns."""
+        return self._teachers
+
+    def place(self, device: torch.device, memory_format: torch.memory_format) -> None:
+        """Move everything to ``device``, the teachers too, of which no outer module knows."""
+        self.to(device)
+        for teacher in self._teachers:
+            teacher.to(device=device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+
+    def weights(self) -> dict[str, float]:
+        """As `Distiller.weights`."""
+        return {name: weight for distiller in self._all() for name, weight in distiller.weights().items()}
+
+    def balance_factors(self) -> dict[str, float]:
+        """As `Distiller.balance_factors`."""
+        return {name: factor for distiller in self._all() for name, factor in distiller.balance_factors().items()}
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """Term -> what it compares (``kind``), its ``weight``, the taps of ``student`` and ``teacher``; for people."""
+        return {
+            term.name: {
+                "kind": term.loss.kind,
+                "weight": term.weight,
+                "student": list(term.student),
+                "teacher": list(term.teacher),
+            }
+            for distiller in self._all()
+            for term in distiller.each()
+        }
+
+    def needing_labels(self) -> list[str]:
+        """Terms that skip samples without labels."""
+        return sorted({term.name for d in self._all() for term in d.each() if term.loss.needs_labels})
+
+    def taps_taught(self) -> dict[str, tuple[str, ...]]:
+        """Term -> the student's taps that it compares."""
+        return {term.name: term.student for distiller in self._all() for term in distiller.each()}
+
+    def set_epoch(self, epoch: float) -> None:
+        """As `Distiller.set_epoch`, for all."""
+        for distiller in self._all():
+            distiller.set_epoch(epoch)
+
+    def set_balance(self, factors: Mapping[str, float]) -> None:
+        """As `Distiller.set_balance`, for all."""
+        for distiller in self._all():
+            distiller.set_balance(factors)
+
+    def freeze_heads(self) -> None:
+        """As `Distiller.freeze_heads`, for all."""
+        for distiller in self._all():
+            distiller.freeze_heads()
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether any teacher has a head to fit."""
+        return any(distiller.heads() for distiller in self._all())
+
+    def fit_heads(self, batches: Callable[[], Iterable[Labelled]]) -> Iterator[dict[str, float]]:
+        """Fit each teacher's heads on its own samples, then freeze them; the losses of each step.
+
+        Args:
+            batches: gives the same finite stream of batches for each teacher.
+        """
+        for k, (teacher, distiller) in enumerate(zip(self._teachers, self._all(), strict=True)):
+            yield from distiller.fit_heads(self._lessons(k, teacher, batches()))
+
+    def _lessons(
+        self, k: int, teacher: FrozenTeacher, batches: Iterable[Labelled]
+    ) -> Iterator[tuple[Features, Tensor]]:
+        for image, target, patient in batches:
+            rows = (self.get_buffer("shares")[patient, k] > 0) & (target.flatten(1).amin(1) >= 0)
+            if bool(rows.any()):
+                yield teacher(image[rows]), target[rows]
+
+    def forward(self, image: Tensor, student: Features, target: Tensor, patient: Tensor) -> dict[str, Tensor]:
+        """Name -> weighted scalar, as `Distiller.forward`.
+
+        Args:
+            image: N x C x spatial, what the student saw.
+            student: its features.
+            target: N x spatial; -1 throughout a sample without labels.
+            patient: N, rows of ``shares``.
+        """
+        losses: dict[str, Tensor] = {}
+        shares = self.get_buffer("shares")[patient]
+        for k, (teacher, distiller) in enumerate(zip(self._teachers, self._all(), strict=True)):
+            if distiller.finished:
+                continue
+            # Samples of one share go together, since a term is a mean over its batch.
+            for share in shares[:, k].unique().tolist():
+                rows = shares[:, k] == share
+                if share == 0:
+                    continue
+                if bool(rows.all()):
+                    own, images, targets, factor = student, image, target, share
+                else:
+                    own = {role: feature[rows] for role, feature in student.items()}
+                    images, targets, factor = image[rows], target[rows], share * float(rows.float().mean())
+                for name, value in distiller(own, teacher(images), targets).items():
+                    losses[name] = losses[name] + factor * value if name in losses else factor * value
+        return losses
+
+
+def teacher_shares(weights: Sequence[float], may_teach: Tensor) -> Tensor:
+    """Shares for `Teaching`: each patient's allowed teachers, by weight, summing to 1.
+
+    Args:
+        weights: of the teachers, positive.
+        may_teach: patients x teachers, bool.
+    """
+    shares = may_teach * torch.tensor(weights, dtype=torch.float32)
+    return shares / shares.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,210 @@
+"""The sections of a recipe: what can be set, in which units, with which defaults."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from hlfd import plugins
+from hlfd.data.preprocess import InPlane, Window
+from hlfd.errors import InputError, nearest
+from hlfd.plugins import Section
+
+GIVEN: Mapping[plugins.Kind, tuple[str, ...]] = {
+    "sources": (),
+    "networks": ("in_channels", "classes", "dims"),
+    "methods": ("classes",),
+}
+"""Parameters of a plug-in's ``build`` that the recipe's other parts decide, so they are no options."""
+
+
+class Plugin(BaseModel):
+    """A plug-in by name, with its options beside the name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What stands beside the name."""
+        return dict(self.model_extra or {})
+
+    def check(self, kind: plugins.Kind) -> None:
+        """Raise `InputError` for a name or an option that doesn't exist, without building anything."""
+        plugins.options(kind, self.name, self.options, given=GIVEN[kind])
+
+
+class TermSection(Section):
+    """When and how much a term counts, beside what its method says.
+
+    Attributes:
+        scale: factor on the term's weight.
+        warmup_epochs: over which the weight rises from 0.
+        stop_epoch: from which the term is off, counted from 0.
+    """
+
+    scale: Annotated[float, Field(ge=0)] = 1.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    stop_epoch: Annotated[float, Field(gt=0)] | None = None
+
+
+class Method(Plugin):
+    """A distillation method, or several together: ``{name: hlfd+cwd, hlfd: {beta: 0.1}, cwd: {weight: 3}}``.
+
+    Options stand beside the name; those of several methods under the name of each. Together, every term's name starts
+    with its method's: ``hlfd.flfd.e1``.
+
+    Attributes:
+        run_name: in a recipe ``as``: what the run is called, for a method that is listed more than once.
+        terms: pattern of term names -> schedule, for example ``{"plfd.*": {warmup_epochs: 5, stop_epoch: 20}}``.
+    """
+
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")] | None = Field(default=None, alias="as")
+    terms: dict[str, TermSection] = Field(default_factory=dict[str, TermSection])
+
+    @property
+    def label(self) -> str:
+        """What the run is called."""
+        return self.run_name or self.name
+
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Method -> its options."""
+        names = self.name.split("+")
+        if len(names) == 1:
+            return {self.name: self.options}
+        if len(set(names)) < len(names):
+            raise InputError(f"method '{self.name}': each at most once")
+        for key in self.options:
+            if key not in names:
+                raise InputError(f"method '{self.name}' has no option '{key}'{nearest(key, names)}")
+        parts = {name: self.options.get(name, {}) for name in names}
+        for name, options in parts.items():
+            if not isinstance(options, dict):
+                raise InputError(f"method '{self.name}': {name}: expected its options, got {options!r}")
+        return parts
+
+    def check(self, kind: plugins.Kind = "methods") -> None:
+        """As `Plugin.check`, for every part."""
+        for name, options in self.parts.items():
+            plugins.options(kind, name, options, given=GIVEN[kind])
+
+    def build(self, student: Any, teacher: Any, classes: int) -> list[Any]:
+        """The terms of every part. ``student`` and ``teacher`` are what `Tapped.info` says of each."""
+        built: list[Any] = []
+        for name, options in self.parts.items():
+            for term in plugins.load("methods", name, student, teacher, classes=classes, **options):
+                if len(self.parts) > 1 and not term.name.startswith(f"{name}."):
+                    term.name = f"{name}.{term.name}"
+                built.append(term)
+        return built
+
+
+class TeacherSection(Section):
+    """A trained model as teacher: a model folder of ours, an nnU-Net results folder or a MONAI bundle.
+
+    Attributes:
+        model: the folder.
+        weight: beside other teachers.
+        learned_from: for a model that doesn't say whom it learned from: ``other``, no patient of this data set, or a
+            JSON list of this data set's patients that it did learn from.
+        size: rows and columns at which it sees the student's image; None: what its own preprocessing asks for.
+        classes: student class -> the teacher's classes it is made of; None: they have the same.
+        options: of the reader, for example nnU-Net's ``{fold: 0, checkpoint: best}``, or ``taps``.
+    """
+
+    model: Path
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    learned_from: Literal["other"] | Path | None = None
+    size: tuple[PositiveInt, ...] | None = None
+    classes: dict[str, tuple[str, ...]] | None = None
+    options: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str | Path) else value
+
+
+class SourcePlugin(Plugin):
+    """A data source: its plug-in's name, its root folder, and the plug-in's options."""
+
+    root: Path
+
+
+class PreprocessSection(InPlane):
+    """As `hlfd.data.preprocess.Preprocess`; without ``window_hu`` the source's own window is used."""
+
+    window_hu: Window | None = None
+
+
+class SplitSection(Section):
+    """How patients are divided.
+
+    Attributes:
+        seed: of the shuffle.
+        validation, test: a share below 1, or a number of patients.
+        folds: cross-validation with this many test sets, instead of ``test``.
+        labelled: the share or number of training patients whose labels are used; the student is distilled on the
+            others as on patients without labels.
+        file: a split file to use instead.
+    """
+
+    seed: int = 0
+    validation: Annotated[float, Field(gt=0)] = 0.1
+    test: Annotated[float, Field(gt=0)] = 0.25
+    folds: Annotated[int, Field(ge=2)] | None = None
+    labelled: Annotated[float, Field(gt=0)] | None = None
+    file: Path | None = None
+
+
+class TrainingSection(Section):
+    """How a network is trained. The defaults are the paper's, but for the number of epochs.
+
+    Attributes:
+        epochs: passes of ``samples_per_epoch``.
+        samples_per_epoch: slices an epoch; None: as many as there are.
+        batch_size: slices a step.
+        lr, lr_min: Adam's learning rate at the start and, after a cosine, at the end.
+        warmup_steps: steps over which the learning rate rises to ``lr``.
+        weight_decay: L2 penalty.
+        rare_share: share of the slices drawn from those that show the last class; None: as they come.
+        unlabelled_share: share of each batch without labels: patients that have none, or whose labels the split keeps
+            back. They take part in the distillation terms alone.
+        augment: flips and quarter turns.
+        validate_every: epochs between two validations.
+        head_steps: steps that fit the teacher's heads before the student trains (methods that have any).
+        diagnose_every: steps between two readings of each term's gradient against that of the segmentation loss, at the
+            student's taps; 0: none.
+        balance: ``gradnorm``: terms are scaled so that their gradient at the taps they teach is their weight times
+            that of the segmentation loss; read every ten steps.
+        precision: ``32``, ``bf16``, ``16`` or ``auto``: bf16 or 16 on a GPU; 32 on a CPU.
+        channels_last: memory format in which CPU and GPU convolve faster.
+    """
+
+    epochs: PositiveInt = 30
+    samples_per_epoch: PositiveInt | None = None
+    batch_size: PositiveInt = 8
+    lr: Annotated[float, Field(gt=0)] = 1e-2
+    lr_min: Annotated[float, Field(ge=0)] = 1e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    rare_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    unlabelled_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augment: bool = True
+    validate_every: PositiveInt = 1
+    head_steps: PositiveInt = 100
+    diagnose_every: Annotated[int, Field(ge=0)] = 50
+    balance: Literal["none", "gradnorm"] = "none"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _ends_with_a_validation(self) -> Self:
+        if self.epochs % self.validate_every:
+            raise InputError(
+                f"validate_every: expected a divisor of epochs = {self.epochs}, so that the last is validated, "
+                f"got {self.validate_every}"
+            )
+        return self
