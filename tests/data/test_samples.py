@@ -49,6 +49,68 @@ def test_patients_without_slices(store: Store):
         SliceDataset(store, ["case_9"])
 
 
+def test_slices_without_labels(store: Store):
+    dataset = SliceDataset(store, ["case_00002"], ["case_00000"])
+    assert dataset.patients == ("case_00002", "case_00000")
+    known = [case == "case_00002" for case, _ in dataset.index]
+    assert dataset.labelled.tolist() == known
+    assert known.count(True) == known.count(False) == 4
+    assert not (dataset.holds_rarest() & ~dataset.labelled).any()
+    for position, labelled in enumerate(known):
+        _, target, patient = dataset[position]
+        assert target.shape == (20, 24) and target.dtype == torch.int64
+        assert bool((target == -1).all()) != labelled
+        assert patient == (not labelled)
+
+
+def test_cases_without_labels(make_kits, tmp_path: Path):
+    root = make_kits(tmp_path / "kits")
+    (root / "case_00001" / "segmentation.nii.gz").unlink()
+    make_source = partial(plugins.load, "sources", "kits", root)
+    preprocess = Preprocess(window_hu=(-200.0, 300.0))
+    labelled_only = prepare(make_source, preprocess, tmp_path / "store")
+    assert "case_00001" not in labelled_only.cases
+    store = prepare(make_source, preprocess, tmp_path / "store", unlabelled=True)
+    case = store.cases["case_00001"]
+    assert not case.labelled and case.counts.shape == (case.shape[0], 0)
+    assert store.slices("case_00001")[1] is None
+    assert SliceDataset(store, ["case_00000", "case_00001"]).index == SliceDataset(store, ["case_00000"]).index
+    mixed = SliceDataset(store, ["case_00000"], ["case_00001"])
+    assert mixed.labelled.tolist() == [True] * 4 + [False] * 4
+    image, target, _ = mixed[7]
+    np.testing.assert_array_equal(image[0].numpy(), store.slices("case_00001")[0][3].astype(np.float32))
+    assert (target == -1).all()
+    with pytest.raises(InputError, match="none of the 1 patients has a slice"):
+        SliceDataset(store, ["case_00001"], [])
+
+
+LABELLED = np.array([True, True, True, True, False, False, True, False, True, True])
+
+
+@given(
+    share=st.sampled_from([0.1, 0.25, 0.5, 0.75]), rare_share=st.none() | st.just(0.5), samples=st.none() | st.just(40)
+)
+def test_every_batch_has_its_part_without_labels(share, rare_share, samples):
+    sampler = EpochSampler(
+        RARE & LABELLED, samples=samples, rare_share=rare_share, seed=0, labelled=LABELLED, unlabelled_share=share
+    )
+    order = np.array(list(sampler))
+    assert len(order) == len(sampler) == (samples or round(7 / (1 - share)))
+    without = ~LABELLED[order]
+    for start in range(0, len(order) - 7, 8):
+        assert abs(without[start : start + 8].sum() - 8 * share) <= 1
+    assert abs(without.sum() - share * len(order)) < 1
+    if samples is None:  # an epoch shows as many labelled slices as there are, up to rounding
+        assert abs((~without).sum() - LABELLED.sum()) <= 1
+    if rare_share:
+        assert RARE[order[~without]].sum() == round(rare_share * (~without).sum())
+
+
+def test_a_share_without_slices():
+    with pytest.raises(InputError, match="unlabelled_share is set, and there is no slice without labels"):
+        EpochSampler(RARE, samples=8, rare_share=None, seed=0, unlabelled_share=0.5)
+
+
 def draw(seed: int, epoch: int, **options) -> list[int]:
     sampler = EpochSampler(RARE, **{"samples": None, "rare_share": None, **options}, seed=seed)
     sampler.set_epoch(epoch)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hlfd.data.splits import Split, make_splits, read_splits, write_splits
+from hlfd.data.splits import Split, inner_splits, make_splits, read_splits, write_splits
 from hlfd.errors import InputError
 
 PATIENTS = [f"p{n:02}" for n in range(20)]
@@ -40,6 +40,46 @@ def test_the_seed_decides_and_the_order_of_the_files_does_not():
     assert [len(getattr(first[0], part)) for part in ("train", "validation", "test")] == [13, 2, 5]
     (counted,) = make_splits(PATIENTS, seed=1, validation=4, test=10)
     assert [len(counted.train), len(counted.validation), len(counted.test)] == [6, 4, 10]
+
+
+def test_labels_kept_back_make_patients_unlabelled():
+    options = {"seed": 1, "validation": 2, "test": 5}
+    (full,) = make_splits(PATIENTS, **options)
+    for labelled, count in ((4, 4), (0.5, 6), (99, 13), (0.001, 1)):
+        (split,) = make_splits(PATIENTS, **options, labelled=labelled, unlabelled=["q1", "q0"])
+        assert (split.validation, split.test) == (full.validation, full.test)
+        assert len(split.train) == count
+        assert sorted(split.train + split.unlabelled) == sorted([*full.train, "q0", "q1"])
+        assert {"q0", "q1"} <= set(split.unlabelled)
+
+
+@given(st.integers(2, 6), st.integers(0, 99))
+def test_each_training_patient_is_left_out_by_one_teacher(folds, seed):
+    (split,) = make_splits(PATIENTS, seed=seed, validation=3, test=4)
+    inner = inner_splits(split, folds, seed)
+    assert sorted(p for s in inner for p in s.test) == sorted(split.train)
+    for s in inner:
+        assert s.validation == split.validation
+        assert sorted(s.train + s.test) == sorted(split.train)
+        assert not set(s.train + s.test) & set(split.test)
+
+
+def test_too_few_patients_for_the_teachers():
+    with pytest.raises(InputError, match="2 training patients are too few for 3 teachers"):
+        inner_splits(Split(("a", "b"), ("c",), ("d",)), 3, 0)
+
+
+def test_unlabelled_patients_in_a_file(tmp_path: Path):
+    split = Split(("p00",), ("p01",), ("p02",), ("p03", "p04"))
+    write_splits(tmp_path / "s.json", [split])
+    assert read_splits(tmp_path / "s.json", PATIENTS) == [split]
+    with pytest.raises(InputError, match="there is no patient 'p04' in the data"):
+        read_splits(tmp_path / "s.json", PATIENTS[:4])
+    with pytest.raises(InputError, match="patient p02 is both in test and in unlabelled"):
+        Split(("p00",), ("p01",), ("p02",), ("p02",))
+    folds = [{"train": ["p00"], "validation": ["p01"], "test": ["p02"]}]
+    (tmp_path / "old.json").write_text(json.dumps({"folds": folds}))
+    assert read_splits(tmp_path / "old.json", PATIENTS)[0].unlabelled == ()
 
 
 @pytest.mark.parametrize(

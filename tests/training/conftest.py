@@ -16,7 +16,7 @@ from hlfd.data.preprocess import Preprocess
 from hlfd.data.splits import Split
 from hlfd.data.store import Store
 from hlfd.labels import organ_and_tumor
-from hlfd.recipe import Plugin, TrainingSection
+from hlfd.sections import Method, Plugin, TeacherSection, TrainingSection
 from hlfd.training.run import Job, run
 
 PATIENTS = tuple(f"case_{n:05}" for n in range(7))
@@ -70,8 +70,10 @@ def job_on(
     root: Path,
     folder: str = "run",
     *,
-    method: str | None = None,
+    method: str | dict[str, Any] | None = None,
     teacher: Path | None = None,
+    teachers: tuple[TeacherSection, ...] = (),
+    unseen_only: bool = False,
     network: Plugin | None = None,
     split: Split = SPLIT,
     seed: int = 3,
@@ -89,8 +91,9 @@ def job_on(
         labels=LABELS,
         data=data,
         seed=seed,
-        method=Plugin(name=method) if method else None,
-        teacher=teacher,
+        method=Method.model_validate({"name": method} if isinstance(method, str) else method) if method else None,
+        teachers=(TeacherSection(model=teacher),) if teacher else teachers,
+        unseen_only=unseen_only,
     )
 
 

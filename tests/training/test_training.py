@@ -16,16 +16,19 @@ from torch import nn
 from hlfd import plugins
 from hlfd.data.splits import Split
 from hlfd.distill.distiller import Distiller
-from hlfd.distill.features import FrozenTeacher
+from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.losses import SegmentationLoss
 from hlfd.errors import InputError
-from hlfd.recipe import Plugin
+from hlfd.labels import Labels
+from hlfd.sections import Plugin
 from hlfd.segmenter import Segmenter, build_network, patient_keys
 from hlfd.training import run as running
 from hlfd.training.logs import CsvLog, read_curves
 from hlfd.training.module import TrainingModule
 from hlfd.training.run import run
+from hlfd.training.teachers import check_leakage, open_teacher
 
+PATIENTS = tuple(f"case_{n:05}" for n in range(7))
 HLFD_TERMS = (
     *(f"flfd.{tap}" for tap in ("e1", "e2", "e3", "e4")),
     *(f"plfd.{tap}" for tap in ("d5", "d4", "d3", "d2")),
@@ -75,7 +78,13 @@ def finished(job_in, teacher, tmp_path_factory):
 def test_a_run_logs_every_term_by_name(finished):
     curves = read_curves(finished / "metrics.csv")
     losses = {"loss/seg", "loss/total", *(f"loss/{term}" for term in HLFD_TERMS)}
-    assert set(curves) == {*losses, "head.plfd.d5", "val/dice", "val/dice_kidney", "val/dice_tumor"}
+    pulls = {name for name in curves if name.startswith(("grad/", "cos/"))}
+    for term in HLFD_TERMS:  # at its own tap, at the first step
+        assert {f"grad/{term}/{term[-2:]}", f"cos/{term}/{term[-2:]}"} <= pulls
+    for name in pulls:
+        ((step, value),) = curves[name]
+        assert step == 0 and (value > 0 if name.startswith("grad/") else -1 <= value <= 1), name
+    assert set(curves) - pulls == {*losses, "head.plfd.d5", "val/dice", "val/dice_kidney", "val/dice_tumor"}
     assert [step for step, _ in curves["head.plfd.d5"]] == [-3, -1]
     for name in losses:
         assert [step for step, _ in curves[name]] == [9], name
@@ -137,7 +146,7 @@ def tensors(value: object) -> list[torch.Tensor]:
 def test_a_checkpoint_holds_network_heads_and_optimiser_but_no_teacher(finished, teacher):
     checkpoint = last_checkpoint(finished)
     state = checkpoint["state_dict"]
-    assert {key.split(".")[0] for key in state} == {"network", "distiller"}
+    assert {key.split(".")[0] for key in state} == {"network", "teaching"}
     heads = [key for key in state if "_head." in key]
     assert len(heads) == 2 * 5  # weight and bias of four heads of the student and one of the teacher
     trained = sum(key.startswith("network.") and "running" not in key and "num_" not in key for key in state)
@@ -242,7 +251,7 @@ def test_a_finished_run_returns_at_once(make_job, finished, teacher, monkeypatch
         ({"method": "kd"}, "method"),
         ({"network": Plugin(name="unet", width=4)}, "network"),
         ({"split": Split(train=("case_00000",), validation=("case_00004",), test=("case_00006",))}, "split"),
-        ({"method": "hlfd", "teacher": None}, "teacher"),
+        ({"method": "hlfd", "teacher": None}, "teachers"),
     ],
     ids=["lr", "epochs", "seed", "method", "network", "split", "teacher"],
 )
@@ -277,23 +286,19 @@ def test_a_teacher_that_learned_from_test_patients_is_refused(make_job, teacher)
     job = make_job(method="kd", teacher=teacher, split=leaking)
     with pytest.raises(InputError, match="the teacher learned from 2 of the 3 test patients"):
         run(job)
-    elsewhere = make_job(method="kd", teacher=teacher, split=leaking, data="lits")  # other patients of the same ids
-    running.check_teacher(Segmenter.load(teacher), elsewhere)
+    opened = open_teacher(job.teachers[0], job.data, PATIENTS)
+    check_leakage(opened, "lits", leaking)  # other patients of the same ids
 
 
-def test_a_teacher_of_other_classes_or_images_is_refused(make_job, teacher):
-    model, job = Segmenter.load(teacher), make_job(method="kd", teacher=teacher)
-    running.check_teacher(model, job)
-    for change, message in (
-        (
-            {"labels": type(model.labels)(model.labels.raw, model.labels.regions, ("kidney", "cyst"))},
-            "different classes",
-        ),
-        ({"preprocess": model.preprocess.model_copy(update={"window_hu": (0.0, 1.0)})}, "see different images"),
+def test_a_teacher_of_other_classes_or_images_is_refused(make_job, teacher, tmp_path):
+    model = Segmenter.load(teacher)
+    for name, change, message in (
+        ("classes", {"labels": Labels(model.labels.raw, model.labels.regions, ("kidney", "cyst"))}, "cyst"),
+        ("images", {"preprocess": model.preprocess.model_copy(update={"window_hu": (-900.0, 300.0)})}, "window_hu to"),
     ):
         parts = {field: getattr(model, field) for field in model.__dataclass_fields__} | change
         with pytest.raises(InputError, match=message):
-            running.check_teacher(Segmenter(**parts), job)
+            run(make_job(name, method="kd", teacher=Segmenter(**parts).save(tmp_path / f"model-{name}")))
 
 
 @pytest.mark.parametrize("method", ["at", "kd", "hlfd"])
@@ -303,7 +308,7 @@ def test_a_method_that_needs_a_teacher_says_so(method, make_job):
 
 
 def test_a_folder_that_is_no_teacher_is_named(make_job, tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path}/nothing: expected a model folder"):
+    with pytest.raises(InputError, match=f"{tmp_path}/nothing: no such folder"):
         run(make_job(method="kd", teacher=tmp_path / "nothing"))
 
 

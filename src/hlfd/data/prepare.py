@@ -20,13 +20,16 @@ from hlfd.progress import progress
 MakeSource = Callable[[], DataSource]
 
 
-def prepare(make_source: MakeSource, preprocess: Preprocess, root: Path, *, workers: int = 1) -> store.Store:
+def prepare(
+    make_source: MakeSource, preprocess: Preprocess, root: Path, *, workers: int = 1, unlabelled: bool = False
+) -> store.Store:
     """Write all cases of a source into the store at ``root``; cases already there are kept.
 
     Args:
         make_source: builds the source; it is called once here and once in each worker, so it must be picklable.
         workers: processes, each holding one case in memory. More than one needs a main module that can be imported
             (``if __name__ == "__main__":``).
+        unlabelled: also the cases without labels.
 
     Raises:
         InputError: the store was prepared with other settings, or cases can't be used (all are named; the good ones
@@ -46,8 +49,8 @@ def prepare(make_source: MakeSource, preprocess: Preprocess, root: Path, *, work
                 raise InputError(
                     f"{root}: was prepared with {key} = {before.get(key)}, now {value}; choose another folder"
                 )
-    cases = [case for case in source.cases if case.label is not None]
-    if not cases:
+    cases = [case for case in source.cases if unlabelled or case.label is not None]
+    if all(case.label is None for case in cases):
         raise InputError(f"source {source.name}: expected cases with labels, none of the {len(source.cases)} has any")
     (root / "cases").mkdir(parents=True, exist_ok=True)
     write_json(root / "store.json", {**settings, "cases": [case.id for case in cases]})
@@ -82,8 +85,10 @@ def case_named(source: DataSource, case_id: str) -> Case:
 
 def _prepare_case(source: DataSource, case: Case, preprocess: Preprocess, root: Path) -> None:
     image = preprocess.image(source.read_image(case))
-    label = preprocess.label(source.read_label(case))
-    image.require_same_grid(label, f"case {case.id}: image and label")
+    label = None
+    if case.label is not None:
+        label = preprocess.label(source.read_label(case))
+        image.require_same_grid(label, f"case {case.id}: image and label")
     store.write_case(
         root,
         case,

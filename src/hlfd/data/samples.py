@@ -12,16 +12,25 @@ from hlfd.errors import InputError
 
 
 class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """Every slice of some patients.
+    """Every labelled slice of some patients, and slices to be seen without labels.
 
-    An item is (image float32 1 x H x W in [-1, 1], target int64 H x W, position of its patient in ``patients``).
+    An item is (image float32 1 x H x W in [-1, 1], target int64 H x W, position of its patient in ``patients``). The
+    target of a slice without labels is -1 throughout.
+
+    Args:
+        patients: whose labelled cases are used.
+        unlabelled: whose cases are used as if they had no labels; None: none, and no case without labels at all.
     """
 
-    def __init__(self, store: Store, patients: Sequence[str]):
+    def __init__(self, store: Store, patients: Sequence[str], unlabelled: Sequence[str] | None = None):
         self.store = store
-        self.patients = tuple(patients)
-        self.index = list(iterate_slices(store, set(patients)))
-        if not self.index:
+        self.patients = (*patients, *(unlabelled or ()))
+        slices = [(case, k, store.cases[case]) for case, k in iterate_slices(store, set(self.patients))]
+        known = [stored.labelled and stored.patient in set(patients) for _, _, stored in slices]
+        kept = [i for i, labelled in enumerate(known) if labelled or unlabelled is not None]
+        self.index = [slices[i][:2] for i in kept]
+        self.labelled = np.array([known[i] for i in kept])
+        if not self.labelled.any():
             raise InputError(f"{store.root}: none of the {len(self.patients)} patients has a slice in the store")
         planes = {store.cases[case].shape[1:] for case, _ in self.index}
         if len(planes) > 1:
@@ -38,12 +47,20 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
             self._open[case] = self.store.slices(case)
         image, label = self._open[case]
         pixels = torch.from_numpy(np.asarray(image[k])).float()  # pyright: ignore[reportIndexIssue]
-        target = torch.from_numpy(np.asarray(label[k])).long()  # pyright: ignore[reportIndexIssue]
+        target = torch.full(pixels.shape, -1)
+        if self.labelled[position]:
+            target = torch.from_numpy(np.asarray(label[k])).long()  # pyright: ignore[reportIndexIssue]
         return pixels[None], target, self.patients.index(self.store.cases[case].patient)
 
     def holds_rarest(self) -> np.ndarray:
-        """For each slice, whether it shows the last class (the tumour, where there is one)."""
-        return np.array([self.store.cases[case].counts[k, -1] > 0 for case, k in self.index])
+        """For each slice, whether its labels show the last class (the tumour, where there is one)."""
+        cases = self.store.cases
+        return np.array(
+            [
+                known and cases[case].counts[k, -1] > 0
+                for (case, k), known in zip(self.index, self.labelled, strict=True)
+            ]
+        )
 
 
 class EpochSampler(Sampler[int]):
@@ -51,14 +68,29 @@ class EpochSampler(Sampler[int]):
 
     Args:
         rare: for each slice, whether it shows the class to be balanced.
-        samples: per epoch; None: as many as there are slices.
-        rare_share: the share of samples drawn from the rare slices; None: as they come.
+        samples: per epoch; None: as many as there are labelled slices, and the unlabelled ones that go with them.
+        rare_share: the share of the labelled samples drawn from the rare slices; None: as they come.
+        labelled: for each slice, whether it has labels; None: all have.
+        unlabelled_share: the share of samples without labels, spread evenly: every batch has its part.
     """
 
-    def __init__(self, rare: np.ndarray, *, samples: int | None, rare_share: float | None, seed: int):
+    def __init__(
+        self,
+        rare: np.ndarray,
+        *,
+        samples: int | None,
+        rare_share: float | None,
+        seed: int,
+        labelled: np.ndarray | None = None,
+        unlabelled_share: float = 0.0,
+    ):
         self.rare, self.rare_share, self.seed = rare, rare_share, seed
-        self.samples = samples or len(rare)
+        self.labelled = np.ones(len(rare), bool) if labelled is None else labelled
+        self.samples = samples or round(int(self.labelled.sum()) / (1 - unlabelled_share))
+        self.without = np.diff(np.floor(np.arange(self.samples + 1) * unlabelled_share + 1e-9)) > 0
         self.epoch = 0
+        if self.without.any() and self.labelled.all():
+            raise InputError("unlabelled_share is set, and there is no slice without labels to train on")
         if rare_share is not None and not rare.any():
             raise InputError("rare_share is set, and no training slice shows the last class")
 
@@ -71,14 +103,21 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
-        if self.rare_share is None or self.rare.all():
-            return iter(self._draw(random, np.arange(len(self.rare)), self.samples).tolist())
-        few = round(self.samples * self.rare_share)
+        order = np.empty(self.samples, np.int64)
+        order[~self.without] = self._labelled(random, int((~self.without).sum()))
+        order[self.without] = self._draw(random, np.flatnonzero(~self.labelled), int(self.without.sum()))
+        return iter(order.tolist())
+
+    def _labelled(self, random: np.random.Generator, samples: int) -> np.ndarray:
+        common = self.labelled & ~self.rare
+        if self.rare_share is None or not common.any():
+            return self._draw(random, np.flatnonzero(self.labelled), samples)
+        few = round(samples * self.rare_share)
         parts = [
             self._draw(random, np.flatnonzero(self.rare), few),
-            self._draw(random, np.flatnonzero(~self.rare), self.samples - few),
+            self._draw(random, np.flatnonzero(common), samples - few),
         ]
-        return iter(random.permutation(np.concatenate(parts)).tolist())
+        return random.permutation(np.concatenate(parts))
 
     @staticmethod
     def _draw(random: np.random.Generator, pool: np.ndarray, count: int) -> np.ndarray:

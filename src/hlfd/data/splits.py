@@ -9,19 +9,25 @@ from pathlib import Path
 from hlfd.errors import InputError, nearest
 from hlfd.io.files import write_json
 
-PARTS = ("train", "validation", "test")
+PARTS, UNLABELLED = ("train", "validation", "test"), "unlabelled"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Patients of each part. No patient is in two of them."""
+    """Patients of each part. No patient is in two of them.
+
+    Attributes:
+        train, validation, test: patients with labels.
+        unlabelled: patients to distil on without their labels, which they may not even have.
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    unlabelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parts = [(name, set(getattr(self, name))) for name in PARTS]
+        parts = [(name, set(getattr(self, name))) for name in (*PARTS, UNLABELLED)]
         for i, (name, patients) in enumerate(parts):
             for other, others in parts[i + 1 :]:
                 if patients & others:
@@ -29,13 +35,23 @@ class Split:
 
 
 def make_splits(
-    patients: Iterable[str], *, seed: int, validation: float, test: float, folds: int | None = None
+    patients: Iterable[str],
+    *,
+    seed: int,
+    validation: float,
+    test: float,
+    folds: int | None = None,
+    labelled: float | None = None,
+    unlabelled: Iterable[str] = (),
 ) -> list[Split]:
     """Shuffle the patients with ``seed`` and cut them.
 
     Args:
+        patients: those with labels.
         validation, test: a share below 1, or a number of patients.
         folds: cut into this many test sets instead of one (``test`` is then not used); each patient is tested once.
+        labelled: the share or number of training patients whose labels are used; the others join ``unlabelled``.
+        unlabelled: patients without labels, the same in every fold.
 
     Returns:
         one split, or one a fold.
@@ -60,8 +76,32 @@ def make_splits(
             raise InputError(
                 f"{len(order)} patients are too few for {len(held_out)} to test, {n} to validate and one to train"
             )
-        splits.append(Split(tuple(sorted(rest[n:])), tuple(sorted(rest[:n])), tuple(sorted(held_out))))
+        train = rest[n:]
+        kept = (
+            len(train)
+            if labelled is None
+            else min(max(round(labelled * len(train)) if labelled < 1 else int(labelled), 1), len(train))
+        )
+        without = (*unlabelled, *train[kept:])
+        splits.append(Split(*(tuple(sorted(part)) for part in (train[:kept], rest[:n], held_out, without))))
     return splits
+
+
+def inner_splits(split: Split, folds: int, seed: int) -> list[Split]:
+    """Splits for as many teachers, each of which leaves out its share of the training patients.
+
+    Every training patient is in ``test`` of exactly one split, the one whose teacher has not seen it. Validation is
+    that of ``split`` for all; its test patients are in none.
+
+    Raises:
+        InputError: fewer training patients than folds.
+    """
+    order = list(split.train)
+    if len(order) < folds:
+        raise InputError(f"{len(order)} training patients are too few for {folds} teachers that each leave some out")
+    random.Random(seed).shuffle(order)
+    parts = [order[k::folds] for k in range(folds)]
+    return [Split(tuple(sorted(set(order) - set(part))), split.validation, tuple(sorted(part))) for part in parts]
 
 
 def write_splits(path: Path, splits: list[Split]) -> None:
@@ -69,8 +109,15 @@ def write_splits(path: Path, splits: list[Split]) -> None:
     write_json(path, {"version": 1, "folds": [asdict(split) for split in splits]})
 
 
+def _split(fold: dict[str, list[str]]) -> Split:
+    train, validation, test = (tuple(fold[part]) for part in PARTS)
+    return Split(train, validation, test, tuple(fold.get(UNLABELLED, ())))
+
+
 def read_splits(path: Path, patients: Iterable[str]) -> list[Split]:
     """Read a split file: ``{"folds": [{"train": [...], "validation": [...], "test": [...]}, ...]}``.
+
+    A fold may also list ``unlabelled`` patients.
 
     Raises:
         InputError: not such a file, an unknown patient, a patient in two parts, an empty part.
@@ -78,7 +125,7 @@ def read_splits(path: Path, patients: Iterable[str]) -> list[Split]:
     known = set(patients)
     try:
         folds = json.loads(path.read_text())["folds"]
-        splits = [Split(*(tuple(fold[part]) for part in PARTS)) for fold in folds]
+        splits = [_split(fold) for fold in folds]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError as error:
@@ -91,7 +138,7 @@ def read_splits(path: Path, patients: Iterable[str]) -> list[Split]:
         for part in PARTS:
             if not getattr(split, part):
                 raise InputError(f"{path}: {part} is empty")
-            for patient in getattr(split, part):
-                if patient not in known:
-                    raise InputError(f"{path}: there is no patient '{patient}' in the data{nearest(patient, known)}")
+        for patient in (p for part in (*PARTS, UNLABELLED) for p in getattr(split, part)):
+            if patient not in known:
+                raise InputError(f"{path}: there is no patient '{patient}' in the data{nearest(patient, known)}")
     return splits

@@ -25,7 +25,7 @@ class StoredCase:
 
     Attributes:
         shape: slices, rows, columns.
-        counts: pixels of each class in each slice, shape (slices, classes); empty for a case without labels.
+        counts: pixels of each class in each slice, shape (slices, classes); (slices, 0) for a case without labels.
         cropped_away: labelled pixels that lie outside the crop.
         sha256: of the image's and the label's bytes.
     """
@@ -36,6 +36,11 @@ class StoredCase:
     counts: np.ndarray
     cropped_away: int
     sha256: str
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the case has labels."""
+        return self.counts.shape[1] > 0
 
 
 class Store:
@@ -71,9 +76,13 @@ class Store:
         return sorted({case.patient for case in self.cases.values()})
 
     def slices(self, case: str) -> tuple[Any, Any]:
-        """Image (float16) and label (uint8) of a case, (slices, rows, columns) each; a slice is read when indexed."""
-        image, label = (blosc2.open(str(_file(self.root, case, kind)), mode="r") for kind in ("image", "label"))
-        return image, label
+        """Image (float16) and label (uint8) of a case, (slices, rows, columns) each; a slice is read when indexed.
+
+        The label is None for a case without labels.
+        """
+        kinds = ("image", "label") if self.cases[case].labelled else ("image",)
+        arrays = [blosc2.open(str(_file(self.root, case, kind)), mode="r") for kind in kinds]
+        return arrays[0], arrays[1] if len(arrays) > 1 else None
 
 
 def read_settings(root: Path) -> dict[str, Any] | None:
@@ -96,7 +105,7 @@ def write_case(
     root: Path,
     case: Case,
     image: Volume,
-    label: Volume,
+    label: Volume | None,
     *,
     preprocess: Preprocess,
     classes: int,
@@ -104,18 +113,22 @@ def write_case(
 ) -> None:
     """Write one prepared case. The JSON file comes last: where it exists the case is whole."""
     pixels = preprocess.to_crop(image.voxels, -1.0).astype(np.float16)
-    targets = preprocess.to_crop(label.voxels, 0)
-    counts = np.stack([(targets == c).sum((1, 2)) for c in range(classes)], axis=1)
+    counts, cropped_away, targets = np.zeros((len(pixels), 0), int), 0, np.zeros(0, np.uint8)
+    if label is not None:
+        targets = preprocess.to_crop(label.voxels, 0)
+        counts = np.stack([(targets == c).sum((1, 2)) for c in range(classes)], axis=1)
+        cropped_away = int((label.voxels > 0).sum() - (targets > 0).sum())
     _side(root, case.id).unlink(missing_ok=True)  # of an older preparation, which is overwritten now
     for kind, array in (("image", pixels), ("label", targets)):
-        write_atomic(_file(root, case.id, kind), _pack(array))
+        if array.size:
+            write_atomic(_file(root, case.id, kind), _pack(array))
     side = {
         "version": VERSION,
         "patient": case.patient,
         "shape": list(pixels.shape),
         "affine_before_crop": image.affine.tolist(),
         "counts": counts.tolist(),
-        "cropped_away": int((label.voxels > 0).sum() - (targets > 0).sum()),
+        "cropped_away": cropped_away,
         "sha256": hashlib.sha256(pixels.tobytes() + targets.tobytes()).hexdigest(),
         "source": source,
     }
@@ -140,7 +153,7 @@ def _pack(array: np.ndarray) -> bytes:
 
 
 def _stored(side: dict[str, Any]) -> StoredCase:
-    shape, counts = tuple(side["shape"]), np.array(side["counts"])
+    shape, counts = tuple(side["shape"]), np.array(side["counts"]).reshape(side["shape"][0], -1)
     return StoredCase(side["id"], side["patient"], shape, counts, side["cropped_away"], side["sha256"])
 
 

@@ -11,6 +11,8 @@ from markupsafe import Markup
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic
 from hlfd.report import figures, pictures, tables
+from hlfd.report.arrows import who_teaches_whom
+from hlfd.report.gradients import pull_tables
 from hlfd.report.model import ImportancePicture, PatientPicture, ReportData
 from hlfd.report.tables import DASH, TEACHER, Model, fixed, number
 
@@ -91,6 +93,8 @@ def render(data: ReportData) -> str:
         scatters=_scatters(models, labels, slots),
         curves=_curves(data, slots, large),
         losses=_curves(data, slots, small, small=True),
+        lessons=_lessons(data),
+        pulls=pull_tables(data.curves),
         patients=[
             (picture, _cards(picture, regions, slots))
             for picture in sorted(data.patients, key=lambda p: _RANKS.index(p.rank))
@@ -192,6 +196,13 @@ def _curves(data: ReportData, slots: Mapping[str, int], columns: Sequence[str], 
             spoken = f"{column} over training steps: {', '.join(line.name for line in lines)}"
             charts.append(Chart(title, figures.curves(lines, spoken, small=small, maxima=kind == "val")))
     return charts
+
+
+def _lessons(data: ReportData) -> list[tuple[str, Markup]]:
+    """Who teaches whom, a drawing for each model that has terms."""
+    return [
+        (name, who_teaches_whom(terms, f"Who teaches whom in {name}")) for name, terms in data.terms.items() if terms
+    ]
 
 
 def _cards(picture: PatientPicture, regions: pictures.Regions, slots: Mapping[str, int]) -> list[Card]:

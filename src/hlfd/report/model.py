@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hlfd.report.arrows import Arrow
+
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 RESEARCH_NOTICE = "Research use only; not a medical device."
 
@@ -73,6 +75,7 @@ class ReportData:
         research_notice: shown at the top and at the end.
         regions: region -> its class indices, `hlfd.labels.Labels.regions`. Without it the first region of the results
             is taken to hold every class, and each further one to be one class.
+        terms: model -> its terms, for the drawing of who teaches whom.
         ranking: what the patients were ranked by, for example ``tumor Dice of student-hlfd``.
     """
 
@@ -85,4 +88,5 @@ class ReportData:
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     research_notice: str = RESEARCH_NOTICE
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    terms: Mapping[str, Mapping[str, Arrow]] = field(default_factory=dict[str, Mapping[str, Arrow]])
     ranking: str = ""

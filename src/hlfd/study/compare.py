@@ -48,8 +48,8 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
     cases: dict[str, list[CaseResult]] = defaultdict(list)
     for fold in recipe.folds:
         models = []
-        if recipe.teacher_model is None:
-            models.append(steps.train_teacher(workspace, fold))
+        if not recipe.teacher_models:
+            models += steps.train_teachers(workspace, fold)
         for method in recipe.methods:
             models.append(steps.train_student(workspace, fold, method))
         for model in models:
@@ -79,7 +79,7 @@ def _differences(runs: list[ModelRuns]) -> list[dict[str, Any]]:
         return []
     rows: list[dict[str, Any]] = []
     for run in runs:
-        if run.name not in ("teacher", "student"):
+        if run.name != "student" and not run.name.startswith("teacher"):
             pairs = list(zip(run.cases, alone.cases, strict=True))
             labels = {
                 region: asdict(mean_interval([a.regions[region].dice - b.regions[region].dice for a, b in pairs]))

@@ -53,10 +53,12 @@ def _model(folder: Path) -> str:
 def _store(folder: Path) -> str:
     store = Store(folder)
     slices = sum(case.shape[0] for case in store.cases.values())
-    counts = np.sum([case.counts.sum(0) for case in store.cases.values()], axis=0)
+    labelled = [case for case in store.cases.values() if case.labelled]
+    counts = np.sum([case.counts.sum(0) for case in labelled], axis=0)
     return "\n".join(
         [
-            f"store       {len(store.cases)} cases of {len(store.patients)} patients, {slices} slices",
+            f"store       {len(store.cases)} cases of {len(store.patients)} patients, {slices} slices; "
+            f"{len(store.cases) - len(labelled)} cases without labels",
             f"preprocess  {store.preprocess.model_dump(exclude_none=True)}",
             f"pixels      {', '.join(f'class {c}: {int(n):,}' for c, n in enumerate(counts))}",
             f"outside the crop: {sum(case.cropped_away for case in store.cases.values())} labelled pixels",

@@ -12,6 +12,7 @@ from hlfd.data.prepare import case_named
 from hlfd.data.preprocess import AXCODES
 from hlfd.distill.losses import importance_map
 from hlfd.io import nifti
+from hlfd.report.arrows import Arrow
 from hlfd.report.model import ImportancePicture, PatientPicture, ReportData
 from hlfd.segmenter import Segmenter
 from hlfd.study.steps import Workspace
@@ -46,8 +47,14 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: "Sequence[M
         importance=[_importance(workspace, runs, middle, region)],
         facts=_facts(workspace, results),
         regions=labels.regions,
+        terms={run.name: _terms(run, first) for run in runs},
         ranking=f"{region} Dice of {judge.name}",
     )
+
+
+def _terms(run: "ModelRuns", fold: int) -> dict[str, Arrow]:
+    facts = Segmenter.load(run.folders[fold] / "model").facts
+    return {name: Arrow(**term) for name, term in (facts.get("terms") or {}).items()}
 
 
 def _fold_of(run: "ModelRuns", workspace: Workspace, patient: str) -> int:

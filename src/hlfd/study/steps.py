@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from hlfd.cases import Case, DataSource
 from hlfd.data.prepare import prepare
-from hlfd.data.splits import Split, make_splits, read_splits, write_splits
+from hlfd.data.splits import Split, inner_splits, make_splits, read_splits, write_splits
 from hlfd.data.store import Store
 from hlfd.errors import InputError
 from hlfd.evaluation.protocols import CaseResult, evaluate_case, write_evaluation
 from hlfd.inference import predict
 from hlfd.io import nifti
 from hlfd.progress import console, progress
-from hlfd.recipe import Plugin, Recipe
+from hlfd.recipe import Recipe
+from hlfd.sections import Method, TeacherSection
 from hlfd.segmenter import Segmenter, patient_keys
 
 Part = Literal["train", "validation", "test", "all"]
@@ -39,12 +40,25 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        """The prepared store; cases that are missing are prepared now, those without labels are left out."""
+        """The prepared store; cases that are missing are prepared now, those without labels if the student sees any."""
         unlabelled = sum(case.label is None for case in self.source.cases)
-        if unlabelled:
-            console.print(f"{unlabelled} of {len(self.source.cases)} cases have no labels and are left out")
-        preprocess = self.recipe.resolved_preprocess(self.source)
-        return prepare(self.recipe.make_source, preprocess, self.recipe.folder / "store", workers=self.workers)
+        if unlabelled and not self.uses_unlabelled:
+            console.print(
+                f"{unlabelled} of {len(self.source.cases)} cases have no labels and are left out "
+                "(student_training.unlabelled_share would distil on them)"
+            )
+        return prepare(
+            self.recipe.make_source,
+            self.recipe.resolved_preprocess(self.source),
+            self.recipe.folder / "store",
+            workers=self.workers,
+            unlabelled=self.uses_unlabelled,
+        )
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether the student is distilled on slices without labels."""
+        return self.recipe.student_training.unlabelled_share > 0
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -56,14 +70,25 @@ class Workspace:
         section, path, patients = self.recipe.split, self.recipe.folder / "splits.json", self.patients
         if section is None:
             return []
+        everyone = {case.patient for case in self.source.cases}
         if section.file is not None:
-            wanted = read_splits(section.file, patients)
+            wanted = read_splits(section.file, everyone)
         else:
-            options = section.model_dump(exclude={"file"})
-            wanted = make_splits(patients, **options)
+            without = everyone.difference(patients) if self.uses_unlabelled else ()
+            wanted = make_splits(patients, **section.model_dump(exclude={"file"}), unlabelled=without)
+        return self._on_record(path, wanted)
+
+    def teacher_splits(self, fold: int) -> list[Split]:
+        """The splits of the recipe's ``teacher_folds``, on record in ``teacher-splits.json`` of the fold's folder."""
+        folds = self.recipe.teacher_folds
+        assert folds is not None
+        wanted = inner_splits(self.split(fold), folds, self.recipe.seed)
+        return self._on_record(self.folder(fold) / "teacher-splits.json", wanted)
+
+    def _on_record(self, path: Path, wanted: list[Split]) -> list[Split]:
         if not path.exists():
             write_splits(path, wanted)
-        elif read_splits(path, patients) != wanted:
+        elif read_splits(path, {case.patient for case in self.source.cases}) != wanted:
             raise InputError(
                 f"{path}: holds another split than the recipe asks for; choose another output or remove it"
             )
@@ -98,55 +123,69 @@ class Workspace:
         return self.recipe.source.root.resolve().name
 
 
-def train_teacher(workspace: Workspace, fold: int) -> Path:
-    """Train the recipe's teacher on a fold; the model folder."""
+def train_teachers(workspace: Workspace, fold: int) -> list[Path]:
+    """Train the recipe's teacher on a fold, or its ``teacher_folds``; the model folders."""
     from hlfd.training.run import Job, run  # Lightning takes seconds to import, and only training needs it
 
     recipe = workspace.recipe
-    return run(
-        Job(
-            folder=workspace.folder(fold) / "teacher",
-            network=recipe.teacher,
-            training=recipe.teacher_training,
-            **_shared(workspace, fold),
+    splits = workspace.teacher_splits(fold) if recipe.teacher_folds else [workspace.split(fold)]
+    return [
+        run(
+            Job(
+                folder=folder.parent,
+                network=recipe.teacher,
+                training=recipe.teacher_training,
+                **_shared(workspace, split),
+            )
         )
-    )
+        for folder, split in zip(teacher_folders(workspace, fold), splits, strict=True)
+    ]
 
 
-def train_student(workspace: Workspace, fold: int, method: Plugin, teacher: Path | None = None) -> Path:
+def teacher_folders(workspace: Workspace, fold: int) -> list[Path]:
+    """Where the models of the teachers that a fold trains are, or will be."""
+    folds = workspace.recipe.teacher_folds
+    names = [f"teacher-{k}" for k in range(folds)] if folds else ["teacher"]
+    return [workspace.folder(fold) / name / "model" for name in names]
+
+
+def train_student(workspace: Workspace, fold: int, method: Method, teacher: Path | None = None) -> Path:
     """Train the recipe's student with a method (``seg``: alone) on a fold; the model folder.
 
     Args:
-        teacher: model folder; None: the recipe's ``teacher_model``, or the teacher trained on this fold.
+        teacher: model folder; None: the recipe's ``teacher_models``, or the teachers trained on this fold.
     """
     from hlfd.training.run import Job, run
 
     recipe = workspace.recipe
-    if teacher is None and method.name != "seg":
-        teacher = recipe.teacher_model or workspace.folder(fold) / "teacher" / "model"
-        if not (teacher / "model.json").exists():
-            raise InputError(f"{teacher}: no teacher there; run 'hlfd train RECIPE --role teacher' first")
+    teachers = (TeacherSection(model=teacher),) if teacher is not None else recipe.teacher_models
+    if not teachers and method.name != "seg":
+        for folder in teacher_folders(workspace, fold):
+            if not (folder / "model.json").exists():
+                raise InputError(f"{folder}: no teacher there; run 'hlfd train RECIPE --role teacher' first")
+            teachers += (TeacherSection(model=folder),)
     return run(
         Job(
             folder=workspace.folder(fold) / student_name(method),
             network=recipe.student,
             training=recipe.student_training,
             method=method,
-            teacher=None if method.name == "seg" else teacher,
-            **_shared(workspace, fold),
+            teachers=() if method.name == "seg" else teachers,
+            unseen_only=recipe.unseen_only or recipe.teacher_folds is not None,
+            **_shared(workspace, workspace.split(fold)),
         )
     )
 
 
-def student_name(method: Plugin) -> str:
-    """``student`` for the student alone, else ``student-METHOD``."""
-    return "student" if method.name == "seg" else f"student-{method.name}"
+def student_name(method: Method) -> str:
+    """``student`` for the student alone, else ``student-METHOD``, or what the recipe calls it."""
+    return "student" if method.label == "seg" else f"student-{method.label}"
 
 
-def _shared(workspace: Workspace, fold: int) -> dict[str, Any]:
+def _shared(workspace: Workspace, split: Split) -> dict[str, Any]:
     return {
         "store": workspace.store,
-        "split": workspace.split(fold),
+        "split": split,
         "labels": workspace.source.labels,
         "data": workspace.data_name,
         "seed": workspace.recipe.seed,

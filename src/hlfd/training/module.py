@@ -1,6 +1,9 @@
-"""The one LightningModule: trains a network with labels, and with a teacher where it is given one."""
+"""The one LightningModule: trains a network with labels, and with teachers where it is given any."""
 
+import statistics
 import time
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,13 +11,18 @@ import torch
 from torch import Tensor
 
 from hlfd.data.augment import flips_and_quarter_turns
-from hlfd.distill.distiller import Distiller
-from hlfd.distill.features import Features, FrozenTeacher, Tapped
+from hlfd.distill import diagnosis
+from hlfd.distill.features import Features, Tapped
 from hlfd.distill.losses import SegmentationLoss
+from hlfd.distill.teaching import Teaching
 from hlfd.labels import Labels
-from hlfd.recipe import TrainingSection
+from hlfd.progress import console
+from hlfd.sections import TrainingSection
 
 Batch = tuple[Tensor, Tensor, Tensor]
+
+READINGS = 5  # of a term's gradient, whose median is judged
+BALANCE_EVERY = 10
 
 
 class TrainingModule(pl.LightningModule):
@@ -22,8 +30,7 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         network: what is trained.
-        distiller: the method's terms; none for a teacher and for the student alone.
-        teacher: the frozen teacher; kept out of the module tree, so that no checkpoint holds it.
+        teaching: the teachers and the method's terms; none of them for a teacher and for the student alone.
         labels: the regions whose Dice is logged.
         validation_patients: names of the patients that the batches' last item counts, for the mean over patients.
     """
@@ -31,33 +38,27 @@ class TrainingModule(pl.LightningModule):
     def __init__(
         self,
         network: Tapped,
-        distiller: Distiller,
-        teacher: FrozenTeacher | None,
+        teaching: Teaching,
         labels: Labels,
         validation_patients: int,
         training: TrainingSection,
         seed: int,
     ):
         super().__init__()
-        self.network, self.distiller = network, distiller
-        self._unregistered_teacher = [teacher]
+        self.network, self.teaching = network, teaching
         self.labels, self.validation_patients = labels, validation_patients
         self.settings, self.seed = training, seed
         self.segmentation_loss = SegmentationLoss()
         self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._ratios: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=READINGS))
+        self._warned: set[str] = set()
 
-    @property
-    def teacher(self) -> FrozenTeacher | None:
-        return self._unregistered_teacher[0]
-
-    def place_teacher(self, device: torch.device) -> None:
-        """Move the teacher to ``device``; Lightning doesn't know of it."""
-        if self.teacher is not None:
-            memory_format = torch.channels_last if self.settings.channels_last else torch.preserve_format
-            self.teacher.to(device=device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    def place_teachers(self, device: torch.device) -> None:
+        """Move the teachers to ``device``; Lightning doesn't know of them."""
+        self.teaching.place(device, torch.channels_last if self.settings.channels_last else torch.preserve_format)
 
     def on_fit_start(self) -> None:
-        self.place_teacher(self.device)
+        self.place_teachers(self.device)
         self._started = time.perf_counter()
 
     @property
@@ -89,14 +90,52 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         image, target = self.prepare_batch(batch, self.global_step)
         student: Features = self.network(image)
-        losses = {"seg": self.segmentation_loss(student["logits"], target)}
-        if self.distiller.needs_teacher:
-            assert self.teacher is not None
-            losses |= self.distiller(student, self.teacher(image), target)
+        self.teaching.set_epoch(self.global_step / max(int(self.trainer.num_training_batches), 1))
+        task = self.segmentation_loss(student["logits"], target)
+        terms = self.teaching(image, student, target, batch[2])
+        self._read_gradients(student, task, terms)
+        losses = {"seg": task, **terms}
         total = torch.stack(list(losses.values())).sum()
         self.log_dict({f"loss/{name}": value.detach() for name, value in losses.items()})
         self.log("loss/total", total.detach())
         return total
+
+    def _read_gradients(self, student: Features, task: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Log each term's pull, warn of one that drowns the task or does nothing, and balance if asked to."""
+        every, step = self.settings.diagnose_every, self.global_step
+        logs, balances = (
+            bool(every) and step % every == 0,
+            self.settings.balance != "none" and step % BALANCE_EVERY == 0,
+        )
+        taught = self.teaching.taps_taught()
+        if not taught or not (logs or balances):
+            return
+        found = diagnosis.pulls(student, task, {name: value for name, value in terms.items() if name in taught})
+        ratios = {name: self._mean_of_ranks(r) for name, r in diagnosis.at_own_taps(found, taught).items()}
+        if logs:
+            self._log_pulls(found)
+            for name, ratio in ratios.items():
+                self._ratios[name].append(ratio)
+                warning = diagnosis.verdict(name, statistics.median(self._ratios[name]), taught[name])
+                if warning and len(self._ratios[name]) == READINGS and name not in self._warned:
+                    self._warned.add(name)
+                    console.print(f"warning: {warning}", highlight=False, markup=False)
+        if balances:
+            factors = self.teaching.balance_factors()
+            first = all(factor == 1 for factor in factors.values())
+            self.teaching.set_balance(diagnosis.balanced(factors, ratios, self.teaching.weights(), first=first))
+
+    def _mean_of_ranks(self, value: float) -> float:
+        return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="mean"))
+
+    def _log_pulls(self, found: Mapping[tuple[str, str], diagnosis.Pull]) -> None:
+        values = {f"grad/{term}/{tap}": pull.ratio for (term, tap), pull in found.items()}
+        values |= {f"cos/{term}/{tap}": pull.cosine for (term, tap), pull in found.items()}
+        if self.settings.balance != "none":
+            values |= {f"balance/{name}": factor for name, factor in self.teaching.balance_factors().items()}
+        if self.trainer.is_global_zero:
+            for logger in self.loggers:
+                logger.log_metrics(values, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         regions = len(self.labels.regions)
@@ -122,7 +161,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
-        trainable = [p for p in (*self.network.parameters(), *self.distiller.parameters()) if p.requires_grad]
+        trainable = [p for p in (*self.network.parameters(), *self.teaching.parameters()) if p.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=settings.lr, weight_decay=settings.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(settings.warmup_steps, steps - 1)

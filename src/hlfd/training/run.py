@@ -4,7 +4,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,22 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hlfd import plugins
 from hlfd.data.samples import EpochSampler, SliceDataset
-from hlfd.data.splits import Split
+from hlfd.data.splits import PARTS, UNLABELLED, Split
 from hlfd.data.store import Store
-from hlfd.distill.distiller import Distiller
-from hlfd.distill.features import Features, FrozenTeacher
 from hlfd.errors import InputError
 from hlfd.io.files import write_json
 from hlfd.labels import Labels
 from hlfd.progress import console
-from hlfd.recipe import Plugin, TrainingSection
+from hlfd.sections import Method, Plugin, TeacherSection, TrainingSection
 from hlfd.segmenter import Segmenter, build_network, patient_keys
 from hlfd.training.checkpoints import AtomicCheckpointIO
 from hlfd.training.logs import CsvLog, read_curves
 from hlfd.training.module import Batch, TrainingModule
 from hlfd.training.progress import TrainingProgress
+from hlfd.training.teachers import Opened, check_leakage, open_teacher, teaching
 
 MODEL, LAST = "model", "last.ckpt"
 
@@ -44,7 +41,8 @@ class Job:
         folder: the run folder.
         network: the plug-in to train.
         method: the distillation method, or None for a network that learns from labels alone.
-        teacher: model folder; only for methods with terms.
+        teachers: only for methods with terms.
+        unseen_only: a patient is taught only by teachers that did not learn from it.
         data: name of the data set, for `patient_keys`.
     """
 
@@ -56,22 +54,38 @@ class Job:
     labels: Labels
     data: str
     seed: int
-    method: Plugin | None = None
-    teacher: Path | None = None
+    method: Method | None = None
+    teachers: tuple[TeacherSection, ...] = ()
+    unseen_only: bool = False
 
-    def settings(self) -> dict[str, Any]:
+    @property
+    def unlabelled(self) -> tuple[str, ...] | None:
+        """Patients to distil on without labels; None: none, and no case without labels."""
+        return self.split.unlabelled if self.training.unlabelled_share and self.teachers else None
+
+    @property
+    def method_options(self) -> dict[str, Any] | None:
+        """The method as a recipe would write it, without what it is called there."""
+        return self.method and self.method.model_dump(mode="json", exclude_defaults=True, exclude={"run_name"})
+
+    def settings(self, teachers: Sequence[Opened]) -> dict[str, Any]:
         """What must be equal for a run to be continued."""
+        patients = (*self.split.train, *self.split.validation, *(self.unlabelled or ()))
         return {
             "network": self.network.model_dump(),
-            "method": self.method.model_dump() if self.method else None,
+            "method": self.method_options,
             "training": self.training.model_dump(),
             "seed": self.seed,
             "data": self.data,
             "labels": {"names": list(self.labels.names), "raw": sorted(self.labels.raw.items())},
             "preprocess": self.store.preprocess.model_dump(mode="json"),
-            "split": {part: list(getattr(self.split, part)) for part in ("train", "validation", "test")},
-            "cases": self.store.digest((*self.split.train, *self.split.validation)),
-            "teacher": _weights_of(self.teacher) if self.teacher else None,
+            "split": {part: list(getattr(self.split, part)) for part in PARTS}
+            | {UNLABELLED: list(self.unlabelled or ())},
+            "cases": self.store.digest(patients),
+            "teachers": [
+                {**t.section.model_dump(mode="json", exclude={"model"}), "sha256": t.sha256} for t in teachers
+            ],
+            "unseen_only": self.unseen_only,
         }
 
 
@@ -85,7 +99,10 @@ def run(job: Job) -> Path:
         InputError: the folder holds a run of other settings, or the teacher doesn't fit the job.
         KeyboardInterrupt: stopped by the user; the same call continues.
     """
-    settings = json.loads(json.dumps(job.settings()))
+    teachers = [open_teacher(section, job.data, job.store.patients) for section in job.teachers]
+    for teacher in teachers:
+        check_leakage(teacher, job.data, job.split)
+    settings = json.loads(json.dumps(job.settings(teachers)))
     record = job.folder / "run.json"
     if record.exists():
         _require_same(job.folder, json.loads(record.read_text())["settings"], settings)
@@ -96,14 +113,29 @@ def run(job: Job) -> Path:
 
     pl.seed_everything(job.seed, workers=True, verbose=False)
     network = build_network(job.network.name, job.network.options, job.labels.classes)
-    teacher, distiller = _teaching(job, network)
-    datasets = [SliceDataset(job.store, patients) for patients in (job.split.train, job.split.validation)]
-    module = TrainingModule(network, distiller, teacher, job.labels, len(job.split.validation), job.training, job.seed)
+    datasets = [
+        SliceDataset(job.store, job.split.train, job.unlabelled),
+        SliceDataset(job.store, job.split.validation),
+    ]
+    lessons = teaching(
+        network,
+        job.method,
+        teachers,
+        preprocess=job.store.preprocess,
+        labels=job.labels,
+        data=job.data,
+        patients=datasets[0].patients,
+        unseen_only=job.unseen_only,
+        unlabelled=bool(job.unlabelled),
+    )
+    module = TrainingModule(network, lessons, job.labels, len(job.split.validation), job.training, job.seed)
     sampler = EpochSampler(
         datasets[0].holds_rarest(),
         samples=job.training.samples_per_epoch,
         rare_share=job.training.rare_share,
         seed=job.seed,
+        labelled=datasets[0].labelled,
+        unlabelled_share=job.training.unlabelled_share if job.unlabelled is not None else 0.0,
     )
     loader = DataLoader(
         datasets[0], job.training.batch_size, sampler=sampler, drop_last=len(sampler) >= job.training.batch_size
@@ -119,41 +151,9 @@ def run(job: Job) -> Path:
         _fit_heads(module, loader, log, trainer.strategy.root_device)
     else:
         console.print(f"{job.folder}: continuing after {done} steps", highlight=False)
-        module.distiller.freeze_heads()
+        module.teaching.freeze_heads()
     _fit(trainer, module, loader, validation, resume)
-    return _export(job, module, best)
-
-
-def _teaching(job: Job, network: Any) -> tuple[FrozenTeacher | None, Distiller]:
-    if job.method is None:
-        return None, Distiller([])
-    student_taps = network.info()
-    teacher, teacher_taps = None, student_taps
-    if job.teacher is not None:
-        model = Segmenter.load(job.teacher)
-        check_teacher(model, job)
-        teacher, teacher_taps = FrozenTeacher(model.network), model.network.info()
-    given = {"classes": job.labels.classes, **job.method.options}
-    distiller = Distiller(plugins.load("methods", job.method.name, student_taps, teacher_taps, **given))
-    if distiller.needs_teacher and teacher is None:
-        raise InputError(f"method '{job.method.name}' needs a teacher: train one first, or name its model folder")
-    return (teacher if distiller.needs_teacher else None), distiller
-
-
-def check_teacher(teacher: Segmenter, job: Job) -> None:
-    """A teacher must see the same images, know the same classes, and not know the student's test patients."""
-    if teacher.labels.names != job.labels.names:
-        raise InputError(f"teacher and student have different classes: {teacher.labels.names} and {job.labels.names}")
-    if teacher.preprocess != job.store.preprocess:
-        raise InputError(
-            f"teacher and student see different images: {teacher.preprocess!r} and {job.store.preprocess!r}"
-        )
-    leaked = teacher.learned_from & patient_keys(job.data, job.split.test)
-    if leaked:
-        raise InputError(
-            f"the teacher learned from {len(leaked)} of the {len(job.split.test)} test patients: "
-            "use the split it was trained with, or another teacher"
-        )
+    return _export(job, module, best, teachers)
 
 
 def _ignore_advice() -> None:
@@ -200,28 +200,27 @@ def _trainer(job: Job, log: CsvLog) -> tuple[pl.Trainer, ModelCheckpoint]:
 def _fit_heads(module: TrainingModule, loader: DataLoader[Any], log: CsvLog, device: torch.device) -> None:
     """Fit the teacher's own heads before the student trains; logged at the steps before 0 as ``head.TERM``."""
     steps = module.settings.head_steps
-    if not module.distiller.heads():
+    if not module.teaching.has_heads:
+        module.teaching.freeze_heads()
         return
-    teacher = module.teacher
-    assert teacher is not None
     started = time.perf_counter()
-    module.place_teacher(device)
-    module.distiller.to(device)
+    module.place_teachers(device)
 
-    def batches() -> Iterator[tuple[Features, Tensor]]:
+    def batches() -> Iterator[Batch]:
         done = 0
         while True:
             for batch in loader:
-                image, target = module.prepare_batch(_as_batch(batch, device), done)
-                yield teacher(image), target
+                step = _as_batch(batch, device)
+                yield *module.prepare_batch(step, done), step[2]
                 done += 1
                 if done == steps:
                     return
 
     console.print(f"fitting the teacher's heads, {steps} steps", highlight=False)
-    for step, losses in enumerate(module.distiller.fit_heads(batches())):
-        if step % 10 == 0 or step == steps - 1:
-            log.log_metrics(losses, step - steps)
+    total = steps * len(module.teaching.teachers)
+    for step, losses in enumerate(module.teaching.fit_heads(batches)):
+        if step % 10 == 0 or step == total - 1:
+            log.log_metrics(losses, step - total)
     module.add_seconds(time.perf_counter() - started)
 
 
@@ -239,20 +238,23 @@ def _fit(trainer: pl.Trainer, module: TrainingModule, loader: Any, validation: A
             raise KeyboardInterrupt from None
 
 
-def _export(job: Job, module: TrainingModule, best: ModelCheckpoint) -> Path:
+def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: Sequence[Opened]) -> Path:
     state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
     module.cpu().load_state_dict(state)
     # What the teacher learned from has reached the student through it.
-    inherited = Segmenter.load(job.teacher).learned_from if job.teacher else frozenset[str]()
+    inherited = frozenset[str]().union(*(teacher.learned_from for teacher in teachers))
     curve = read_curves(job.folder / "metrics.csv").get("val/dice", [])
     facts = {
-        "method": job.method.model_dump() if job.method else None,
+        "method": job.method_options,
         "seed": job.seed,
         "best_validation_dice": float(best.best_model_score) if best.best_model_score is not None else None,
         "validations": len(curve),
         "steps": module.trainer.global_step,
         "train_seconds": round(module.seconds, 1),
-        "patients": {part: len(getattr(job.split, part)) for part in ("train", "validation", "test")},
+        "patients": {part: len(getattr(job.split, part)) for part in PARTS},
+        "unlabelled_patients": len(job.unlabelled or ()),
+        "teachers": [teacher.pretrained.description for teacher in teachers],
+        "terms": module.teaching.table(),
         "training": job.training.model_dump(),
     }
     model = Segmenter(
@@ -261,17 +263,10 @@ def _export(job: Job, module: TrainingModule, best: ModelCheckpoint) -> Path:
         job.network.options,
         job.store.preprocess,
         job.labels,
-        patient_keys(job.data, (*job.split.train, *job.split.validation)) | inherited,
+        patient_keys(job.data, (*job.split.train, *job.split.validation, *(job.unlabelled or ()))) | inherited,
         facts,
     )
     return model.save(job.folder / MODEL)
-
-
-def _weights_of(model: Path) -> str:
-    try:
-        return json.loads((model / "model.json").read_text())["weights_sha256"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{model}: expected a model folder with model.json and model.safetensors") from None
 
 
 def _require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
