@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer. Everything is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := src tests benchmarks examples
+SOURCES := src tests benchmarks examples docs/draw_methods.py
 
 .PHONY: install demo test check bench docs clean
 
@@ -28,7 +28,8 @@ check: install  ## Style, types, layers, spelling.
 bench: install  ## Speed figures of this machine.
 	$(BIN)/python benchmarks/training_step.py
 
-docs: install  ## The guide as a site in site/.
+docs: install  ## The drawings of the methods, and the guide as a site in site/.
+	$(BIN)/python docs/draw_methods.py
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 

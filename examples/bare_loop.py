@@ -1,11 +1,17 @@
-"""HLFD in one's own training loop: no recipe, no Lightning. Run: python examples/bare_loop.py"""
+"""HLFD in one's own PyTorch loop: any two modules, no recipe, no Lightning. Run: python examples/bare_loop.py"""
+
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
+from torch.optim import Adam
 
-from hlfd import Distiller, FrozenTeacher, SegmentationLoss, plugins
+from hlfd import Distiller, FrozenTeacher, SegmentationLoss, Tapped, plugins
+
+LOSSES: list[float] = []
 
 
-def batches(count: int, generator: torch.Generator):
+def batches(count: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Bright discs on noise, 8 x 1 x 32 x 32, and which pixels they are."""
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     for _ in range(count):
@@ -14,29 +20,34 @@ def batches(count: int, generator: torch.Generator):
         yield torch.randn(8, 1, 32, 32, generator=generator) + 2 * target[:, None], target
 
 
-def main(steps: int = 20) -> list[float]:
-    """Train a student for some steps with an untrained teacher; the total loss of each step."""
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    shape = {"in_channels": 1, "classes": 2, "dims": 2}
-    teacher = FrozenTeacher(plugins.load("networks", "unet", width=8, **shape))
-    student = plugins.load("networks", "unet", width=2, **shape)
-
-    distiller = Distiller(plugins.load("methods", "hlfd", student.info(), teacher.tapped.info(), classes=2))
-    distiller.fit_heads((teacher(image), target) for image, target in batches(10, generator))
+def distil(student: Tapped, teacher: Tapped, loader: list[tuple[Tensor, Tensor]]) -> None:
+    """Train ``student``. What is yours to write:"""
+    # begin
+    frozen = FrozenTeacher(teacher)
+    distiller = Distiller.of("hlfd", student, frozen, beta=0.1)
+    distiller.fit_heads((frozen(image), target) for image, target in loader[:10])
+    optimizer = Adam(distiller.trainable(student), lr=1e-2)
     task = SegmentationLoss()
-    trainable = [p for p in (*student.parameters(), *distiller.parameters()) if p.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=1e-2)
-    history: list[float] = []
-    for image, target in batches(steps, generator):
+    for image, target in loader:
         features = student(image)
-        terms = distiller(features, teacher(image), target)
+        terms = distiller(features, frozen(image), target)
         loss = task(features["logits"], target) + sum(terms.values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(loss.item())
-    return history
+        # end
+        LOSSES.append(loss.item())
+
+
+def main(steps: int = 20) -> list[float]:
+    """Train a student for some steps with an untrained teacher; the total loss of each step."""
+    torch.manual_seed(0)
+    LOSSES.clear()
+    shape = {"in_channels": 1, "classes": 2, "dims": 2}
+    teacher = plugins.load("networks", "unet", width=8, **shape)
+    student = plugins.load("networks", "unet", width=2, **shape)
+    distil(student, teacher, list(batches(steps, torch.Generator().manual_seed(0))))
+    return LOSSES
 
 
 if __name__ == "__main__":
