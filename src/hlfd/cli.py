@@ -151,6 +151,29 @@ def distill(
 
 
 @app.command()
+def cache(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    method: Annotated[str, typer.Option(help="Distillation method, see 'hlfd list methods'.")] = "hlfd",
+    teacher: Annotated[
+        Path | None, typer.Option(help="Teacher's model folder. Default: the recipe's own teacher.")
+    ] = None,
+    fold: Fold = 0,
+    workers: Workers = None,
+) -> None:
+    """Ask the teacher about every training slice ahead of 'distill', which then runs without it. Can be continued.
+
+    Training does the same by itself, slice by slice as they come; ahead, every epoch runs at the student's own speed.
+    """
+    from hlfd import recipe as recipes
+    from hlfd.study import steps
+
+    ready = steps.Workspace(recipes.read(recipe, overrides or []), workers)
+    for path in steps.build_cache(ready, fold, ready.recipe.method(method), teacher and _model(teacher)):
+        typer.echo(path)
+
+
+@app.command()
 def evaluate(
     model: ModelFolder,
     recipe: RecipeFile,

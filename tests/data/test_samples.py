@@ -32,13 +32,14 @@ def test_items_are_the_slices_of_the_patients(store: Store):
     assert len(dataset) == 8
     seen = []
     for position, (case, k) in enumerate(dataset.index):
-        image, target, patient = dataset[position]
+        image, target, place = dataset[position]
         stored_image, stored_label = store.slices(case)
         assert image.shape == (1, 20, 24) and image.dtype == torch.float32
         assert target.shape == (20, 24) and target.dtype == torch.int64
         np.testing.assert_array_equal(image[0].numpy(), stored_image[k].astype(np.float32))
         np.testing.assert_array_equal(target.numpy(), stored_label[k])
-        assert patients[patient] == store.cases[case].patient
+        assert place == position
+        assert patients[dataset.patient_of()[position]] == store.cases[case].patient
         seen.append(bool((target == 2).any()))
     assert dataset.holds_rarest().tolist() == seen
     assert 0 < sum(seen) < 8
@@ -57,10 +58,17 @@ def test_slices_without_labels(store: Store):
     assert known.count(True) == known.count(False) == 4
     assert not (dataset.holds_rarest() & ~dataset.labelled).any()
     for position, labelled in enumerate(known):
-        _, target, patient = dataset[position]
+        _, target, _ = dataset[position]
         assert target.shape == (20, 24) and target.dtype == torch.int64
         assert bool((target == -1).all()) != labelled
-        assert patient == (not labelled)
+        assert dataset.patient_of()[position] == (not labelled)
+
+
+def test_addresses_name_the_voxels_and_whether_labels_are_used(store: Store):
+    both, one = SliceDataset(store, ["case_00000", "case_00001"]), SliceDataset(store, ["case_00001"], ["case_00000"])
+    assert len(set(both.addresses())) == len(both)
+    assert set(both.addresses()) & set(one.addresses()) == {a for a in one.addresses() if a.endswith("labelled")}
+    assert not any("case" in address for address in both.addresses())
 
 
 def test_cases_without_labels(make_kits, tmp_path: Path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss, importance_map, resize
+from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss, gathered, importance_map, resize
 
 some_shapes = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 both_dims = pytest.mark.parametrize("dims", [2, 3])
@@ -266,6 +267,70 @@ def test_pixel_loss_is_zero_at_equality_and_has_the_paper_s_temperature(dims):
     s, t = image(dims), image(dims, seed=1)
     assert float(PixelLoss()(t, t.clone(), torch.empty(0))) == 0
     assert float(PixelLoss()(s, t, torch.empty(0))) == float(PixelLoss(4)(s, t, torch.empty(0)))
+
+
+# A coarser student: what it needs of the teacher is gathered on its own grid, and gives the same.
+
+
+@some_shapes
+@given(st.data(), small_spatial)
+def test_gathered_is_the_adjoint_of_resize(data, spatial):
+    full = data.draw(st.tuples(*[st.integers(1, 7)] * len(spatial)))
+    a, b = draw(0, 2, 3, *full), draw(1, 2, 3, *spatial)
+    assert gathered(a, spatial).shape == b.shape
+    assert float((a * resize(b, full)).sum()) == pytest.approx(
+        float((gathered(a, spatial) * b).sum()), rel=1e-4, abs=1e-4
+    )
+
+
+@some_shapes
+@given(st.data(), st.integers(2, 4), small_spatial, st.sampled_from([1.0, 4.0]))
+def test_pixel_loss_of_a_coarser_student(data, classes, spatial, temperature):
+    full = tuple(data.draw(st.integers(n + 1, 3 * n + 1)) for n in spatial)
+    student, teacher = draw(4, 2, classes, *spatial, scale=3).requires_grad_(), draw(5, 2, classes, *full, scale=3)
+    target, loss = torch.zeros(2, *full, dtype=torch.long), PixelLoss(temperature)
+    known = loss.knowledge(teacher, spatial, target)
+    assert known.shape == (2, classes + 1, *spatial)
+    torch.testing.assert_close(known[:, :-1].sum(1), torch.ones(2, *spatial))
+    result = loss(student, teacher, target)
+    assert result.item() == pytest.approx(pixel_term(exact(student), exact(teacher), temperature), rel=1e-4, abs=1e-5)
+    (own,) = torch.autograd.grad(result, student)
+    (direct,) = torch.autograd.grad(loss.compare(student, F.log_softmax(teacher / temperature, 1), target), student)
+    torch.testing.assert_close(own, direct, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@both_dims
+def test_pixel_loss_of_a_coarser_student_that_agrees(dims, scale):
+    student = scale * image(dims)
+    full = tuple(4 * n for n in student.shape[2:])
+    target = torch.zeros(2, *full, dtype=torch.long)
+    teacher = resize(student, full)
+    assert PixelLoss()(student, teacher, target).item() == pytest.approx(0, abs=2e-5 * scale)
+
+
+def test_pixel_loss_at_the_student_s_resolution():
+    student, teacher, target = image(2), enlarged(image(2, seed=1)), torch.zeros(2, 8, 6, dtype=torch.long)
+    loss = PixelLoss(resolution="student")
+    assert loss.knowledge(teacher, (4, 3), target).shape == student.shape
+    small = resize(teacher, (4, 3))
+    assert loss(student, teacher, target).item() == pytest.approx(pixel_term(exact(student), exact(small), 4), rel=1e-4)
+    assert loss(student, teacher, target).item() != pytest.approx(
+        PixelLoss()(student, teacher, target).item(), rel=1e-3
+    )
+
+
+def test_losses_that_need_the_same_of_the_teacher_have_one_key():
+    assert PixelLoss(4).knowledge_key((8, 8)) == PixelLoss(4).knowledge_key((8, 8))
+    keys = {
+        *(PixelLoss(4).knowledge_key(size) for size in ((8, 8), (4, 8))),
+        PixelLoss(2).knowledge_key((8, 8)),
+        PixelLoss(4, "classes").knowledge_key((8, 8)),
+        PixelLoss(4, resolution="student").knowledge_key((8, 8)),
+        ImportanceMapLoss(4).knowledge_key((8, 8)),
+        ImportanceMapLoss(2).knowledge_key((8, 8)),
+    }
+    assert len(keys) == 7
 
 
 # Segmentation.

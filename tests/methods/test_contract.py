@@ -142,7 +142,7 @@ def test_the_optimiser_owns_the_student_and_every_projector_and_no_teacher(metho
     setting = Setting(method)
     labels = organ_and_tumor("both", "kidney")
     teaching = Teaching([setting.teacher], [setting.distiller], torch.ones(1, 1))
-    module = TrainingModule(setting.student, teaching, labels, 1, TrainingSection(), seed=0)
+    module = TrainingModule(setting.student, teaching, labels, None, None, TrainingSection(), seed=0)
     if fitted:
         setting.fit_heads()
     module._trainer = SimpleNamespace(estimated_stepping_batches=10)

@@ -17,7 +17,8 @@ from hlfd.data.splits import Split
 from hlfd.data.store import Store
 from hlfd.labels import organ_and_tumor
 from hlfd.sections import Method, Plugin, TeacherSection, TrainingSection
-from hlfd.training.run import Job, run
+from hlfd.training.job import Job
+from hlfd.training.run import run
 
 PATIENTS = tuple(f"case_{n:05}" for n in range(7))
 SPLIT = Split(train=PATIENTS[:4], validation=PATIENTS[4:6], test=PATIENTS[6:])
@@ -74,6 +75,7 @@ def job_on(
     teacher: Path | None = None,
     teachers: tuple[TeacherSection, ...] = (),
     unseen_only: bool = False,
+    cache: Path | None = None,
     network: Plugin | None = None,
     split: Split = SPLIT,
     seed: int = 3,
@@ -82,6 +84,8 @@ def job_on(
 ) -> Job:
     # 9 steps an epoch: the first step after a checkpoint is the tenth, which is logged.
     section = {"epochs": 2, "samples_per_epoch": 36, "batch_size": 4, "head_steps": 3, "lr": 5e-3, **settings}
+    if "kept" in section:
+        section["cache"] = section.pop("kept")
     return Job(
         folder=root / folder,
         network=network or Plugin(name="unet", width=2),
@@ -94,6 +98,7 @@ def job_on(
         method=Method.model_validate({"name": method} if isinstance(method, str) else method) if method else None,
         teachers=(TeacherSection(model=teacher),) if teacher else teachers,
         unseen_only=unseen_only,
+        cache=cache,
     )
 
 

@@ -60,12 +60,12 @@ def test_each_patient_is_taught_only_by_the_teacher_that_has_not_seen_it(make_jo
     seen: dict[int, set[str]] = {}
     original = modules.Teaching.forward
 
-    def forward(self, image, student, target, patient):
+    def forward(self, image, student, target, patient, addresses):
         for k, teacher in enumerate(self.teachers):
             teacher.tapped.register_forward_pre_hook(
                 lambda _, args, k=k: seen.setdefault(k, set()).update(owners(args[0])), prepend=True
             )
-        result = original(self, image, student, target, patient)
+        result = original(self, image, student, target, patient, addresses)
         for teacher in self.teachers:
             teacher.tapped._forward_pre_hooks.clear()
         return result
@@ -168,9 +168,9 @@ def test_slices_without_labels_take_part_in_the_terms_alone(make_job, teacher, m
     calls: list[tuple[torch.Tensor, torch.Tensor]] = []
     original = modules.Teaching.forward
 
-    def forward(self, image, student, target, patient):
+    def forward(self, image, student, target, patient, addresses):
         calls.append((target, patient))
-        return original(self, image, student, target, patient)
+        return original(self, image, student, target, patient, addresses)
 
     monkeypatch.setattr(modules.Teaching, "forward", forward)
     job = make_job(method="hlfd", teacher=teacher, split=FEW, unlabelled_share=0.5)

@@ -23,6 +23,7 @@ from hlfd.labels import Labels
 from hlfd.sections import Plugin
 from hlfd.segmenter import Segmenter, build_network, patient_keys
 from hlfd.training import run as running
+from hlfd.training import setup
 from hlfd.training.logs import CsvLog, read_curves
 from hlfd.training.module import TrainingModule
 from hlfd.training.run import run
@@ -238,7 +239,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_been_stopped(stop, finished, m
 def test_a_finished_run_returns_at_once(make_job, finished, teacher, monkeypatch):
     job = make_job(method="hlfd", teacher=teacher)
     os.symlink(finished, job.folder)
-    monkeypatch.setattr(running, "build_network", lambda *_: pytest.fail("it trains again"))
+    monkeypatch.setattr(setup, "build_network", lambda *_: pytest.fail("it trains again"))
     assert run(job) == job.folder / "model"
 
 

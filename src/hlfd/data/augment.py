@@ -3,17 +3,21 @@
 import torch
 from torch import Tensor
 
+ORIENTATIONS = 8
+"""Symmetries by number: quarter turns counter-clockwise, then, from 4 on, a flip of the columns."""
 
-def flips_and_quarter_turns(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """One of the eight symmetries for each sample, the same for its image (N x C x H x W) and target (N x H x W).
 
-    Exact: no pixel is interpolated. Quarter turns need H = W; other shapes get the four symmetries that keep them.
-    """
-    square = image.shape[-2] == image.shape[-1]
-    images, targets = torch.empty_like(image), torch.empty_like(target)
-    for n in range(image.shape[0]):
-        turns, flip = int(torch.randint(4, ())), bool(torch.randint(2, ()))
-        turns = turns if square else turns // 2 * 2
-        pair = [torch.rot90(t, turns, (-2, -1)) for t in (image[n], target[n])]
-        images[n], targets[n] = [t.flip(-1) if flip else t for t in pair]
-    return images, targets
+def draw_orientations(count: int, plane: tuple[int, int]) -> Tensor:
+    """A random orientation for each of ``count`` samples; without quarter turns unless rows = columns."""
+    turns, flips = torch.randint(4, (count,)), torch.randint(2, (count,))
+    return (turns if plane[0] == plane[1] else turns // 2 * 2) + 4 * flips
+
+
+def oriented(a: Tensor, orientations: Tensor) -> Tensor:
+    """Each sample of ``a`` (N x ... x H x W) in its orientation. Exact: no pixel is interpolated."""
+    result = torch.empty_like(a)
+    for orientation in orientations.unique().tolist():
+        rows = orientations == orientation
+        turned = torch.rot90(a[rows], orientation % 4, (-2, -1))
+        result[rows] = turned.flip(-1) if orientation >= 4 else turned
+    return result

@@ -14,8 +14,8 @@ from hlfd.errors import InputError
 class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
     """Every labelled slice of some patients, and slices to be seen without labels.
 
-    An item is (image float32 1 x H x W in [-1, 1], target int64 H x W, position of its patient in ``patients``). The
-    target of a slice without labels is -1 throughout.
+    An item is (image float32 1 x H x W in [-1, 1], target int64 H x W, its position in the dataset). The target of a
+    slice without labels is -1 throughout.
 
     Args:
         patients: whose labelled cases are used.
@@ -50,7 +50,19 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
         target = torch.full(pixels.shape, -1)
         if self.labelled[position]:
             target = torch.from_numpy(np.asarray(label[k])).long()  # pyright: ignore[reportIndexIssue]
-        return pixels[None], target, self.patients.index(self.store.cases[case].patient)
+        return pixels[None], target, position
+
+    def patient_of(self) -> Tensor:
+        """For each position the place of its patient in ``patients``."""
+        place = {patient: i for i, patient in enumerate(self.patients)}
+        return torch.tensor([place[self.store.cases[case].patient] for case, _ in self.index])
+
+    def addresses(self) -> list[str]:
+        """For each position a name that changes when its case's voxels or labels do, or whether they are used."""
+        return [
+            f"{self.store.cases[case].sha256[:20]}:{k}:{'labelled' if known else 'plain'}"
+            for (case, k), known in zip(self.index, self.labelled, strict=True)
+        ]
 
     def holds_rarest(self) -> np.ndarray:
         """For each slice, whether its labels show the last class (the tumour, where there is one)."""

@@ -1,5 +1,7 @@
 """Terms and the Distiller: a method is a table of terms."""
 
+import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from hlfd import plugins
 from hlfd.distill.features import Features, TapInfo, Tapped
 from hlfd.distill.frozen import FrozenTeacher
-from hlfd.distill.losses import DistillationLoss, SegmentationLoss, resize
+from hlfd.distill.losses import Code, DistillationLoss, SegmentationLoss, resize
 from hlfd.distill.projectors import Head, fuse
 from hlfd.errors import InputError, nearest
 
@@ -74,7 +76,8 @@ class Term(nn.Module):
                         f"term {name}: the {who} has no tap '{tap}' (it has {', '.join(offered)}); "
                         f"another module can stand in for it with the network's option taps: {{{tap}: MODULE}}"
                     )
-        self.name, self.loss, self.weight = name, loss, weight
+        self.name, self.loss, self.weight, self.classes = name, loss, weight, classes
+        self.head_mark = ""  # of a fitted head: what it knows depends on it
         self.student, self.teacher = tuple(student), tuple(teacher)
         self.schedule = Schedule()
         self.student_head = self._class_head(student, student_taps, classes)
@@ -94,16 +97,38 @@ class Term(nn.Module):
             return None
         return Head(_channels(taps, offered), classes)
 
+    def size(self, student: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+        """Spatial size of the student's side, from the sizes of its taps."""
+        return min((tuple(student[tap]) for tap in self.student), key=math.prod)
+
     def teacher_opinion(self, teacher: Features) -> Tensor:
         """The teacher's side of the comparison; features carry no gradient, a head does until it is fitted."""
         fused = fuse(teacher, self.teacher).detach()
         return fused if self.teacher_head is None else self.teacher_head(fused)
 
-    def forward(self, student: Features, teacher: Features, target: Tensor) -> Tensor:
-        """Features of both, target N x spatial -> the term, unweighted."""
+    def knowledge_key(self, size: Sequence[int]) -> str:
+        """What `knowledge` depends on but for the teacher's features and the target."""
+        head = [] if self.teacher_head is None else [f"head {self.name} {self.head_mark}"]
+        return " ".join(["+".join(self.teacher), *head, self.loss.knowledge_key(size)])
+
+    def knowledge(self, teacher: Features, size: Sequence[int], target: Tensor) -> Tensor:
+        """All that the term needs of the teacher, for a student of spatial ``size``; without gradient."""
+        return self.loss.knowledge(self.teacher_opinion(teacher).detach(), size, target).detach()
+
+    def compare(self, student: Features, knowledge: Tensor, target: Tensor) -> Tensor:
+        """Features of the student, what `knowledge` gave, target N x spatial -> the term, unweighted."""
         own = fuse(student, self.student)
         own = own if self.student_head is None else self.student_head(own)
-        return self.loss(own, self.teacher_opinion(teacher).detach(), target)
+        return self.loss.compare(own, knowledge, target)
+
+    def forward(self, student: Features, teacher: Features, target: Tensor) -> Tensor:
+        """Features of both, target N x spatial -> the term, unweighted."""
+        return self.compare(student, self.knowledge(teacher, self.size(sizes(student)), target), target)
+
+
+def sizes(features: Features) -> dict[str, tuple[int, ...]]:
+    """Role -> spatial size."""
+    return {role: tuple(feature.shape[2:]) for role, feature in features.items()}
 
 
 def _channels(taps: Sequence[str], offered: Taps) -> int:
@@ -209,6 +234,20 @@ class Distiller(nn.Module):
             if theirs.get(term.name) is not None:
                 term.student_head = theirs[term.name]
 
+    def codes(self, known: Mapping[str, Tensor], student: Mapping[str, Sequence[int]]) -> dict[str, Code]:
+        """Key -> how to keep what `knowledge` gave."""
+        keys = self.knowledge_keys(student)
+        return {keys[term.name]: term.loss.code(known[keys[term.name]], term.classes) for _, term in self._taught()}
+
+    def whole_features(self) -> list[str]:
+        """Terms that need whole feature maps of the teacher, too much to keep for every slice."""
+        return [term.name for term in self.each() if not term.loss.compact]
+
+    @property
+    def heads_are_fitted(self) -> bool:
+        """Whether the teacher's heads, if any, are fitted and frozen."""
+        return self._fitted or not self.heads()
+
     @property
     def finished(self) -> bool:
         """Whether every term has stopped, so that the teacher has no more to say."""
@@ -249,8 +288,42 @@ class Distiller(nn.Module):
         for term in self.heads():
             assert term.teacher_head is not None
             term.teacher_head.requires_grad_(False)
+            values = b"".join(p.detach().cpu().numpy().tobytes() for p in term.teacher_head.parameters())
+            term.head_mark = hashlib.sha256(values).hexdigest()[:12]
         self.get_buffer("heads_fitted").fill_(True)
         self._fitted = True
+
+    def _taught(self) -> list[tuple[int, Term]]:
+        """The terms that have not stopped, with their places."""
+        return [(i, term) for i, term in enumerate(self.each()) if term.name not in self._off]
+
+    def knowledge_keys(self, student: Mapping[str, Sequence[int]]) -> dict[str, str]:
+        """Term -> key of what it needs of the teacher, for a student whose taps have these spatial sizes."""
+        return {term.name: term.knowledge_key(term.size(student)) for _, term in self._taught()}
+
+    def knowledge(self, teacher: Features, student: Mapping[str, Sequence[int]], target: Tensor) -> dict[str, Tensor]:
+        """Key -> what the terms need of the teacher, each computed once; a row a sample.
+
+        Args:
+            teacher: features by role.
+            student: spatial sizes of the student's taps.
+            target: N x spatial; -1 throughout a sample without labels.
+        """
+        known: dict[str, Tensor] = {}
+        for _, term in self._taught():
+            size = term.size(student)
+            key = term.knowledge_key(size)
+            if key not in known:
+                known[key] = term.knowledge(teacher, size, target)
+        return known
+
+    def compare(self, student: Features, known: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Name -> **weighted** scalar, from what `knowledge` gave."""
+        weights, keys = self.get_buffer("factors") * self.get_buffer("balance"), self.knowledge_keys(sizes(student))
+        return {
+            term.name: term.weight * weights[i] * term.compare(student, known[keys[term.name]], target)
+            for i, term in self._taught()
+        }
 
     def forward(self, student: Features, teacher: Features, target: Tensor) -> dict[str, Tensor]:
         """Name -> **weighted** scalar, so that ``sum(terms.values())`` is what is added to the segmentation loss.
@@ -264,12 +337,7 @@ class Distiller(nn.Module):
         """
         if any(feature.requires_grad for feature in teacher.values()):
             raise InputError("the teacher's features carry gradients: wrap the teacher in FrozenTeacher")
-        weights = self.get_buffer("factors") * self.get_buffer("balance")
-        losses = {
-            term.name: term.weight * weights[i] * term(student, teacher, target)
-            for i, term in enumerate(self.each())
-            if term.name not in self._off
-        }
+        losses = self.compare(student, self.knowledge(teacher, sizes(student), target), target)
         if self.heads() and not self._fitted:
             losses |= self.head_losses(teacher, target)
         return losses

@@ -13,8 +13,12 @@ from monai.losses.focal_loss import FocalLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hlfd.distill.dry_run import times
+
 Size = Sequence[int]
 Average = Literal["pixels", "classes"]
+Resolution = Literal["full", "student"]
+Code = Literal["half", "log_probabilities", "gathered"]
 
 
 def resize(a: Tensor, size: Size) -> Tensor:
@@ -89,11 +93,24 @@ class DistillationLoss(nn.Module):
             side has; None, none.
         kind: what is compared, for people: ``importance maps``, ``class scores``, ...
         needs_labels: it reads the target. A pixel without a label is -1 there, and must not count.
+        compact: what it needs of the teacher is small enough to be kept for every slice.
     """
 
     head: Literal["classes", "teacher"] | None = None
     kind = "features"
     needs_labels = False
+    compact = True
+
+    def knowledge_key(self, size: Size) -> str:
+        """What `knowledge` depends on but for teacher and target: terms of one key need the same and share it."""
+        options = [
+            f"{k}={v}" for k, v in sorted(vars(self).items()) if isinstance(v, int | float | str) and k != "training"
+        ]
+        return " ".join([type(self).__name__, *options, times(size)])
+
+    def code(self, knowledge: Tensor, classes: int) -> Code:
+        """How to keep what `knowledge` gave, see `hlfd.data.rows.Code`."""
+        return "half"
 
     def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
         """All that a comparison needs of the teacher, as little as it can be, a row a sample.
@@ -163,24 +180,57 @@ class PixelLoss(DistillationLoss):
     The student is resized to the teacher. Zero when s = t; independent of N and of the number of pixels.
     Source: Hinton 2015 (arXiv 1503.02531), pixel-wise as in Liu 2019 (arXiv 1903.04197).
 
+    A coarser student needs less of the teacher than its probabilities at full resolution. Resizing is linear, R s, so
+    sum of t R s = sum of (R^T t) s: the teacher's probabilities, averaged over what each of the student's pixels
+    reaches, and the mean of their negative entropy give the loss and its gradient exactly (to rounding, which shows in
+    a loss below 1e-5).
+
     Args:
         temperature: T.
         average: ``pixels``, the source's mean over all pixels; ``classes``, the mean over the classes that the
             teacher's answer has in the batch of the mean over that class's pixels, so that a tumour of ten pixels
             counts as much as all the background.
+        resolution: ``full``, the source's, the teacher's own; ``student``: where the student is coarser, the teacher
+            is resized to it. Less to compute, and it blurs a small tumour's margin.
     """
 
     head = "classes"
     kind = "class scores"
 
-    def __init__(self, temperature: float = 4, average: Average = "pixels"):
+    def __init__(self, temperature: float = 4, average: Average = "pixels", resolution: Resolution = "full"):
         super().__init__()
-        self.temperature, self.average = temperature, average
+        self.temperature, self.average, self.resolution = temperature, average, resolution
+
+    def knowledge_key(self, size: Size) -> str:
+        """As the base's; ``average`` matters only for which of the two forms it is."""
+        return f"probabilities T={self.temperature:g} {self.resolution} {self.average} {times(size)}"
+
+    def code(self, knowledge: Tensor, classes: int) -> Code:
+        """As probabilities."""
+        return "gathered" if knowledge.shape[1] > classes else "log_probabilities"
+
+    def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
+        """Log-probabilities, N x K x spatial; or for a coarser student, N x (K + 1) x size.
+
+        The latter are the probabilities averaged over each pixel's reach, and the mean negative entropy everywhere.
+        """
+        if self.resolution == "student":
+            teacher = coarser(teacher, size)
+        log_t = F.log_softmax(teacher.float() / self.temperature, dim=1)
+        full = log_t.shape[2:]
+        if self.average == "classes" or full.numel() <= math.prod(size) or full != target.shape[1:]:
+            return log_t
+        probabilities = log_t.exp()
+        entropy = (probabilities * log_t).sum(1).flatten(1).mean(1)
+        reached = gathered(probabilities, size) / _reach(size, full, log_t)
+        return torch.cat([reached, entropy.reshape(-1, *[1] * (log_t.ndim - 1)).expand(-1, 1, *size)], 1)
 
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
-        """Logits of both, of equally many classes -> scalar; the target is not used."""
-        log_s = F.log_softmax(resize(student.float(), knowledge.shape[2:]) / self.temperature, dim=1)
-        log_t = F.log_softmax(knowledge.float() / self.temperature, dim=1)
+        """Logits of the student, what `knowledge` gave; of the target only the size is used."""
+        own = student.float() / self.temperature
+        if knowledge.shape[1] > student.shape[1]:
+            return self.temperature**2 * self._gathered(own, knowledge, target.shape[1:])
+        log_s, log_t = F.log_softmax(resize(own, knowledge.shape[2:]), dim=1), knowledge
         divergence = (log_t.exp() * (log_t - log_s)).sum(1)
         if self.average == "pixels":
             return self.temperature**2 * divergence.mean()
@@ -188,6 +238,38 @@ class PixelLoss(DistillationLoss):
         pixels = answer.sum(0)
         each = product(divergence.flatten(), answer) / pixels.clamp_min(1)
         return self.temperature**2 * each.sum() / (pixels > 0).sum()
+
+    def _gathered(self, own: Tensor, knowledge: Tensor, full: Size) -> Tensor:
+        own = own - own.mean(1, keepdim=True)  # changes nothing, and keeps the two large terms small
+        taught, entropy = knowledge[:, :-1] * _reach(own.shape[2:], full, own), knowledge[:, -1]
+        agreement = (taught * own).sum() / (len(own) * math.prod(full))
+        return entropy.mean() - agreement + resize(own, full).logsumexp(1).mean()
+
+
+def gathered(a: Tensor, size: Size) -> Tensor:
+    """R^T a, the adjoint of `resize` from ``size`` to a's own: sum of a R(b) = sum of gathered(a) b, for any b.
+
+    Args:
+        a: N x C x spatial.
+        size: the coarser grid.
+    """
+    for axis, n in enumerate(size, 2):
+        a = torch.movedim(product(torch.movedim(a, axis, -1), _weights(n, a.shape[axis], a)), -1, axis)
+    return a
+
+
+def _reach(size: Size, full: Size, like: Tensor) -> Tensor:
+    """How many pixels of ``full`` each pixel of ``size`` makes up when resized, 1 x 1 x size."""
+    reach = torch.ones((1, 1), device=like.device)
+    for n, m in zip(size, full, strict=True):
+        reach = reach[..., None] * _weights(n, m, like).sum(0)
+    return reach
+
+
+def _weights(n: int, m: int, like: Tensor) -> Tensor:
+    """Linear interpolation from n to m pixels as a matrix, m x n."""
+    eye = torch.eye(n, device=like.device)[None]
+    return F.interpolate(eye, m, mode="linear", align_corners=False)[0].T
 
 
 class SegmentationLoss(nn.Module):

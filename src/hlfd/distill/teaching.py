@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hlfd.distill.distiller import Distiller
+from hlfd.distill.distiller import Distiller, sizes
 from hlfd.distill.features import Features
 from hlfd.distill.frozen import FrozenTeacher
+
+Fetch = Callable[[Tensor, Mapping[str, Sequence[int]], Tensor, Sequence[str]], dict[str, Tensor]]
+"""Images, sizes of the student's taps, targets, addresses of the samples -> what `Distiller.knowledge` would give."""
 
 Labelled = tuple[Tensor, Tensor, Tensor]  # image, target, position of each sample's patient in the shares
 
@@ -31,6 +34,7 @@ class Teaching(nn.Module):
         super().__init__()
         assert len(teachers) == len(distillers) == shares.shape[1], "a distiller and a share for each teacher"
         self._teachers = list(teachers)
+        self._fetch: list[Fetch | None] = [None] * len(teachers)
         self.distillers = nn.ModuleList(distillers)
         self.register_buffer("shares", shares.float(), persistent=False)
         for distiller in distillers[1:]:
@@ -99,6 +103,18 @@ class Teaching(nn.Module):
         for distiller in self._all():
             distiller.freeze_heads()
 
+    def pair(self, k: int) -> tuple[FrozenTeacher, Distiller]:
+        """A teacher and its distiller."""
+        return self._teachers[k], self._all()[k]
+
+    def whole_features(self) -> list[str]:
+        """As `Distiller.whole_features`."""
+        return sorted({name for distiller in self._all() for name in distiller.whole_features()})
+
+    def keep(self, fetch: Sequence[Fetch]) -> None:
+        """Take what each teacher knows from ``fetch`` instead of asking it, wherever samples have addresses."""
+        self._fetch = list(fetch)
+
     @property
     def has_heads(self) -> bool:
         """Whether any teacher has a head to fit."""
@@ -121,7 +137,14 @@ class Teaching(nn.Module):
             if bool(rows.any()):
                 yield teacher(image[rows]), target[rows]
 
-    def forward(self, image: Tensor, student: Features, target: Tensor, patient: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        image: Tensor,
+        student: Features,
+        target: Tensor,
+        patient: Tensor,
+        addresses: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
         """Name -> weighted scalar, as `Distiller.forward`.
 
         Args:
@@ -129,6 +152,7 @@ class Teaching(nn.Module):
             student: its features.
             target: N x spatial; -1 throughout a sample without labels.
             patient: N, rows of ``shares``.
+            addresses: N names under which `keep`'s functions know the samples, as they are oriented.
         """
         losses: dict[str, Tensor] = {}
         shares = self.get_buffer("shares")[patient]
@@ -141,11 +165,18 @@ class Teaching(nn.Module):
                 if share == 0:
                     continue
                 if bool(rows.all()):
-                    own, images, targets, factor = student, image, target, share
+                    own, images, targets, factor, picked = student, image, target, share, range(len(image))
                 else:
                     own = {role: feature[rows] for role, feature in student.items()}
                     images, targets, factor = image[rows], target[rows], share * float(rows.float().mean())
-                for name, value in distiller(own, teacher(images), targets).items():
+                    picked = rows.nonzero().flatten().tolist()
+                fetch = self._fetch[k]
+                if fetch is not None and addresses is not None and distiller.heads_are_fitted:
+                    known = fetch(images, sizes(own), targets, [addresses[i] for i in picked])
+                    terms = distiller.compare(own, known, targets)
+                else:
+                    terms = distiller(own, teacher(images), targets)
+                for name, value in terms.items():
                     losses[name] = losses[name] + factor * value if name in losses else factor * value
         return losses
 

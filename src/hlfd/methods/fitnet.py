@@ -17,6 +17,7 @@ class HintLoss(DistillationLoss):
     """
 
     head = "teacher"
+    compact = False
 
     def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
         """The features, N x C x spatial, at the coarser of both sizes."""

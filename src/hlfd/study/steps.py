@@ -125,7 +125,8 @@ class Workspace:
 
 def train_teachers(workspace: Workspace, fold: int) -> list[Path]:
     """Train the recipe's teacher on a fold, or its ``teacher_folds``; the model folders."""
-    from hlfd.training.run import Job, run  # Lightning takes seconds to import, and only training needs it
+    from hlfd.training.job import Job
+    from hlfd.training.run import run  # Lightning takes seconds to import, and only training needs it
 
     recipe = workspace.recipe
     splits = workspace.teacher_splits(fold) if recipe.teacher_folds else [workspace.split(fold)]
@@ -155,7 +156,20 @@ def train_student(workspace: Workspace, fold: int, method: Method, teacher: Path
     Args:
         teacher: model folder; None: the recipe's ``teacher_models``, or the teachers trained on this fold.
     """
-    from hlfd.training.run import Job, run
+    from hlfd.training.run import run
+
+    return run(_student_job(workspace, fold, method, teacher))
+
+
+def build_cache(workspace: Workspace, fold: int, method: Method, teacher: Path | None = None) -> list[Path]:
+    """Keep what the teachers know of the fold's training slices, for a method, before `train_student`; the files."""
+    from hlfd.training.run import build_cache
+
+    return build_cache(_student_job(workspace, fold, method, teacher))
+
+
+def _student_job(workspace: Workspace, fold: int, method: Method, teacher: Path | None) -> Any:
+    from hlfd.training.job import Job
 
     recipe = workspace.recipe
     teachers = (TeacherSection(model=teacher),) if teacher is not None else recipe.teacher_models
@@ -164,16 +178,14 @@ def train_student(workspace: Workspace, fold: int, method: Method, teacher: Path
             if not (folder / "model.json").exists():
                 raise InputError(f"{folder}: no teacher there; run 'hlfd train RECIPE --role teacher' first")
             teachers += (TeacherSection(model=folder),)
-    return run(
-        Job(
-            folder=workspace.folder(fold) / student_name(method),
-            network=recipe.student,
-            training=recipe.student_training,
-            method=method,
-            teachers=() if method.name == "seg" else teachers,
-            unseen_only=recipe.unseen_only or recipe.teacher_folds is not None,
-            **_shared(workspace, workspace.split(fold)),
-        )
+    return Job(
+        folder=workspace.folder(fold) / student_name(method),
+        network=recipe.student,
+        training=recipe.student_training,
+        method=method,
+        teachers=() if method.name == "seg" else teachers,
+        unseen_only=recipe.unseen_only or recipe.teacher_folds is not None,
+        **_shared(workspace, workspace.split(fold)),
     )
 
 
@@ -189,6 +201,7 @@ def _shared(workspace: Workspace, split: Split) -> dict[str, Any]:
         "labels": workspace.source.labels,
         "data": workspace.data_name,
         "seed": workspace.recipe.seed,
+        "cache": workspace.recipe.folder / "cache",
     }
 
 

@@ -4,13 +4,15 @@ import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from hlfd.data.augment import flips_and_quarter_turns
+from hlfd.data.augment import draw_orientations, oriented
+from hlfd.data.samples import SliceDataset
 from hlfd.distill import diagnosis
 from hlfd.distill.features import Features, Tapped
 from hlfd.distill.losses import SegmentationLoss
@@ -32,7 +34,7 @@ class TrainingModule(pl.LightningModule):
         network: what is trained.
         teaching: the teachers and the method's terms; none of them for a teacher and for the student alone.
         labels: the regions whose Dice is logged.
-        validation_patients: names of the patients that the batches' last item counts, for the mean over patients.
+        train, validation: the datasets whose positions the batches count; None where only the optimiser is of interest.
     """
 
     def __init__(
@@ -40,18 +42,34 @@ class TrainingModule(pl.LightningModule):
         network: Tapped,
         teaching: Teaching,
         labels: Labels,
-        validation_patients: int,
+        train: SliceDataset | None,
+        validation: SliceDataset | None,
         training: TrainingSection,
         seed: int,
     ):
         super().__init__()
         self.network, self.teaching = network, teaching
-        self.labels, self.validation_patients = labels, validation_patients
+        self.labels = labels
+        self.addresses = train.addresses() if train else []
+        for name, dataset in (("patient_of", train), ("validation_patient_of", validation)):
+            places = dataset.patient_of() if dataset else torch.zeros(0, dtype=torch.long)
+            self.register_buffer(name, places, persistent=False)
+        self.validation_patients = len(validation.patients) if validation else 0
         self.settings, self.seed = training, seed
         self.segmentation_loss = SegmentationLoss()
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._ratios: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=READINGS))
         self._warned: set[str] = set()
+
+    def patients_of(self, batch: Batch) -> Tensor:
+        """For each sample the place of its patient among the training patients."""
+        return self.get_buffer("patient_of").to(batch[2].device)[batch[2]]
+
+    def load_heads(self, checkpoint: Path) -> None:
+        """Take the teachers' fitted heads from a checkpoint, before the rest of it is restored."""
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        own = {key.removeprefix("teaching."): value for key, value in state.items() if key.startswith("teaching.")}
+        self.teaching.load_state_dict(own)
 
     def place_teachers(self, device: torch.device) -> None:
         """Move the teachers to ``device``; Lightning doesn't know of them."""
@@ -76,23 +94,42 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seconds_before = checkpoint["seconds"]
 
-    def prepare_batch(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """Augmented image and target; random numbers depend on seed and step alone, so a resumed run repeats them."""
+    def prepare_batch(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Augmented image and target, and the samples' addresses as they are oriented.
+
+        Random numbers depend on seed and step alone, so a resumed run repeats them.
+        """
         torch.manual_seed(self.seed * 1_000_003 + step)
-        image, target, _ = batch
+        image = batch[0]
+        drawn = torch.zeros(len(image), dtype=torch.long)
         if self.settings.augment:
-            image, target = flips_and_quarter_turns(image, target)
-        return self._formatted(image), target
+            drawn = draw_orientations(len(image), (image.shape[-2], image.shape[-1]))
+        return self._turned(batch, drawn)
+
+    @torch.no_grad()
+    def ask_teachers(self, batch: Batch, orientation: int) -> None:
+        """Let the teachers' caches learn about a batch in one orientation; nothing is trained."""
+        image, target, addresses = self._turned(batch, torch.full((len(batch[0]),), orientation))
+        self.teaching(image, self.network(image), target, self.patients_of(batch), addresses)
+
+    def _turned(self, batch: Batch, drawn: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        image, target, position = batch
+        if drawn.any():
+            image, target = oriented(image, drawn), oriented(target, drawn)
+        addresses = [
+            f"{self.addresses[p]}:{o}" for p, o in zip(position.tolist(), drawn.tolist(), strict=True) if self.addresses
+        ]
+        return self._formatted(image), target, addresses
 
     def _formatted(self, image: Tensor) -> Tensor:
         return image.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else image
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        image, target = self.prepare_batch(batch, self.global_step)
+        image, target, addresses = self.prepare_batch(batch, self.global_step)
         student: Features = self.network(image)
         self.teaching.set_epoch(self.global_step / max(int(self.trainer.num_training_batches), 1))
         task = self.segmentation_loss(student["logits"], target)
-        terms = self.teaching(image, student, target, batch[2])
+        terms = self.teaching(image, student, target, self.patients_of(batch), addresses)
         self._read_gradients(student, task, terms)
         losses = {"seg": task, **terms}
         total = torch.stack(list(losses.values())).sum()
@@ -143,7 +180,8 @@ class TrainingModule(pl.LightningModule):
         self.counts = torch.zeros(3, self.validation_patients, regions, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        image, target, patient = batch
+        image, target, position = batch
+        patient = self.get_buffer("validation_patient_of")[position]
         classes = self.network(self._formatted(image))["logits"].argmax(1)
         for r, members in enumerate(self.labels.regions.values()):
             ids = torch.tensor(members, device=classes.device)

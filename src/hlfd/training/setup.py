@@ -1,0 +1,154 @@
+"""Setup: a job made ready for its first step: teachers opened, terms built, heads fitted, caches open."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import safetensors.torch
+import torch
+from torch.utils.data import DataLoader
+
+from hlfd.data.augment import ORIENTATIONS
+from hlfd.data.samples import EpochSampler, SliceDataset
+from hlfd.errors import InputError
+from hlfd.io.files import write_atomic
+from hlfd.progress import console
+from hlfd.segmenter import build_network
+from hlfd.training.cache import KnowledgeCache
+from hlfd.training.job import Job
+from hlfd.training.logs import CsvLog
+from hlfd.training.module import Batch, TrainingModule
+from hlfd.training.teachers import check_leakage, open_teacher, teaching
+
+
+class Setup:
+    """What a run and the building of its cache have in common.
+
+    Attributes:
+        teachers: opened, and checked for leakage.
+        settings: what must be equal for a run to be continued.
+
+    Raises:
+        InputError: a teacher doesn't fit the job.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.teachers = [open_teacher(section, job.data, job.store.patients) for section in job.teachers]
+        for teacher in self.teachers:
+            check_leakage(teacher, job.data, job.split)
+        self.settings: dict[str, Any] = json.loads(json.dumps(job.settings(self.teachers)))
+
+    def build(self) -> TrainingModule:
+        """Student, teachers and terms; the same random weights for the same settings."""
+        job = self.job
+        pl.seed_everything(job.seed, workers=True, verbose=False)
+        network = build_network(job.network.name, job.network.options, job.labels.classes)
+        self.train = SliceDataset(job.store, job.split.train, job.unlabelled)
+        self.validation = SliceDataset(job.store, job.split.validation)
+        lessons = teaching(
+            network,
+            job.method,
+            self.teachers,
+            preprocess=job.store.preprocess,
+            labels=job.labels,
+            data=job.data,
+            patients=self.train.patients,
+            unseen_only=job.unseen_only,
+            unlabelled=bool(job.unlabelled),
+        )
+        return TrainingModule(network, lessons, job.labels, self.train, self.validation, job.training, job.seed)
+
+    def loader(self) -> DataLoader[Any]:
+        """Training batches, in the order that seed and epoch decide."""
+        training = self.job.training
+        sampler = EpochSampler(
+            self.train.holds_rarest(),
+            samples=training.samples_per_epoch,
+            rare_share=training.rare_share,
+            seed=self.job.seed,
+            labelled=self.train.labelled,
+            unlabelled_share=training.unlabelled_share if self.job.unlabelled is not None else 0.0,
+        )
+        whole = len(sampler) >= training.batch_size
+        return DataLoader(self.train, training.batch_size, sampler=sampler, drop_last=whole)
+
+    def fit_heads(self, module: TrainingModule, device: torch.device, log: CsvLog | None = None) -> None:
+        """Fit the teachers' own heads before the student trains, or take those that the same settings fitted before.
+
+        Logged at the steps before 0 as ``head.TERM``.
+        """
+        lessons, steps = module.teaching, module.settings.head_steps
+        if not lessons.has_heads:
+            lessons.freeze_heads()
+            return
+        kept = self._heads_file()
+        if kept is not None and kept.exists():
+            lessons.load_state_dict(safetensors.torch.load_file(kept), strict=False)
+            lessons.freeze_heads()
+            return
+        started = time.perf_counter()
+        module.place_teachers(device)
+        console.print(f"fitting the teacher's heads, {steps} steps", highlight=False)
+        total = steps * len(lessons.teachers)
+        for step, losses in enumerate(lessons.fit_heads(lambda: self._batches(module, device, steps))):
+            if log is not None and (step % 10 == 0 or step == total - 1):
+                log.log_metrics(losses, step - total)
+        module.add_seconds(time.perf_counter() - started)
+        if kept is not None:
+            heads = {k: v.contiguous() for k, v in lessons.state_dict().items() if ".teacher_head." in k}
+            write_atomic(kept, safetensors.torch.save(heads))
+
+    def _heads_file(self) -> Path | None:
+        if self.job.cache is None or self.job.training.cache == "off":
+            return None
+        name = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+        return self.job.cache / f"heads-{name}.safetensors"
+
+    def _batches(self, module: TrainingModule, device: torch.device, steps: int) -> Iterator[Batch]:
+        done, loader = 0, self.loader()
+        while True:
+            for batch in loader:
+                image, target, position = (tensor.to(device) for tensor in batch)
+                step = (image, target, position)
+                yield *module.prepare_batch(step, done)[:2], module.patients_of(step)
+                done += 1
+                if done == steps:
+                    return
+
+    def keep_knowledge(self, module: TrainingModule) -> list[KnowledgeCache]:
+        """Answer for the teachers from a cache each, where the method's terms allow it; the caches, to be closed.
+
+        Raises:
+            InputError: the recipe requires a cache, and a term can't be served from one.
+        """
+        job, lessons = self.job, module.teaching
+        if job.training.cache == "off" or not lessons.teachers or job.cache is None:
+            return []
+        whole = lessons.whole_features()
+        if whole:
+            message = f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
+            if job.training.cache == "require":
+                raise InputError(f"student_training.cache: require: {message}; set it to auto or off")
+            console.print(f"no teacher cache: {message}", highlight=False)
+            return []
+        turns = range(ORIENTATIONS if job.training.augment else 1)
+        addresses = [f"{address}:{turn}" for address in module.addresses for turn in turns]
+        caches: list[KnowledgeCache] = []
+        for k, opened in enumerate(self.teachers):
+            teacher, distiller = lessons.pair(k)
+            meta = {
+                "teacher": opened.sha256,
+                "view": repr(teacher.view),
+                "preprocess": job.store.preprocess.model_dump_json(),
+                "classes": ", ".join(job.labels.names),
+            }
+            name = hashlib.sha256(repr(sorted(meta.items())).encode()).hexdigest()[:16]
+            path = job.cache / f"{name}.sqlite"
+            caches.append(KnowledgeCache(path, teacher, distiller, meta=meta, addresses=addresses))
+        lessons.keep(caches)
+        return caches
