@@ -15,8 +15,8 @@ install: .venv/installed
 demo: install  ## Phantom CT: teacher, student alone, distilled student, report.
 	$(BIN)/hlfd demo
 
-test: install  ## All tests.
-	$(BIN)/pytest
+test: install  ## All tests, a process a core.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: install  ## Style, types, layers, spelling.
 	$(BIN)/ruff check $(SOURCES)
@@ -27,6 +27,7 @@ check: install  ## Style, types, layers, spelling.
 
 bench: install  ## Speed figures of this machine.
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/methods.py
 
 docs: install  ## The drawings of the methods, and the guide as a site in site/.
 	$(BIN)/python docs/draw_methods.py

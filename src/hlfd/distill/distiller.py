@@ -1,7 +1,6 @@
 """Terms and the Distiller: a method is a table of terms."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,7 +13,7 @@ from hlfd import plugins
 from hlfd.distill.features import Features, TapInfo, Tapped
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.losses import Code, DistillationLoss, SegmentationLoss, resize
-from hlfd.distill.projectors import Head, fuse
+from hlfd.distill.projectors import Head, fuse, smallest
 from hlfd.errors import InputError, nearest
 
 Taps = Mapping[str, TapInfo]
@@ -99,7 +98,7 @@ class Term(nn.Module):
 
     def size(self, student: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
         """Spatial size of the student's side, from the sizes of its taps."""
-        return min((tuple(student[tap]) for tap in self.student), key=math.prod)
+        return smallest([tuple(student[tap]) for tap in self.student])
 
     def teacher_opinion(self, teacher: Features) -> Tensor:
         """The teacher's side of the comparison; features carry no gradient, a head does until it is fitted."""

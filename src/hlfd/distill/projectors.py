@@ -1,5 +1,6 @@
 """Several taps as one tensor, and the learned heads that turn features into class scores."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,11 +14,19 @@ from hlfd.distill.losses import resize
 def fuse(features: Features, taps: Sequence[str]) -> Tensor:
     """cat(a, b, ...): all taps resized to the smallest of them, concatenated over channels."""
     tensors = [features[tap] for tap in taps]
-    smallest = tensors[0].shape[2:]
-    for tensor in tensors:  # not min(): torch.compile can't trace its key
-        if tensor.shape[2:].numel() < smallest.numel():
-            smallest = tensor.shape[2:]
-    return tensors[0] if len(tensors) == 1 else torch.cat([resize(t, smallest) for t in tensors], dim=1)
+    if len(tensors) == 1:
+        return tensors[0]
+    size = smallest([tuple(t.shape[2:]) for t in tensors])
+    return torch.cat([resize(t, size) for t in tensors], dim=1)
+
+
+def smallest(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The size of the fewest pixels, the first of several."""
+    found = sizes[0]
+    for size in sizes[1:]:  # not min(): torch.compile can't trace its key
+        if math.prod(size) < math.prod(found):
+            found = size
+    return found
 
 
 class Head(nn.Module):
