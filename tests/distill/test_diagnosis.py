@@ -45,7 +45,9 @@ def test_nothing_is_left_behind_in_the_parameters():
 
 def test_a_term_is_judged_at_its_own_taps():
     found = {("a", "e1"): Pull(9, 0), ("a", "e2"): Pull(2, 0), ("a", "e3"): Pull(5, 0), ("b", "e1"): Pull(1, 0)}
-    assert at_own_taps(found, {"a": ("e2", "e3"), "b": ("logits",)}) == {"a": 5}
+    taught = {"a": ("e2", "e3"), "b": ("logits",), "off": ("e1",)}
+    assert at_own_taps(found, taught, ["a", "b"]) == {"a": 5, "b": 0}  # b's gradient is zero where it is meant to teach
+    assert at_own_taps({}, taught, ["a", "b"]) == {}  # a batch without labels says nothing
 
 
 @pytest.mark.parametrize(
@@ -62,15 +64,15 @@ def test_verdict(ratio, word):
 
 def test_balance_brings_ratios_to_the_weights():
     factors, weights = {"a": 1.0, "b": 1.0, "off": 1.0, "unread": 3.0}, {"a": 0.5, "b": 2.0, "off": 0.0, "unread": 1.0}
-    new = balanced(factors, {"a": 5.0, "b": 0.1, "off": 4.0}, weights, first=True)
+    new = balanced(factors, {"a": 5.0, "b": 0.1, "off": 4.0}, weights)
     assert new == pytest.approx({"a": 0.1, "b": 20, "off": 1, "unread": 3})
-    later = balanced({"a": 2.0}, {"a": 32.0}, {"a": 1.0}, first=False)
+    later = balanced({"a": 2.0}, {"a": 32.0}, {"a": 1.0})
     assert later == pytest.approx({"a": 2 / 2})  # 32 ** (1 / 5)
-    assert balanced({"a": 1.0}, {"a": 1e-9}, {"a": 1.0}, first=True) == {"a": 1e4}
+    assert balanced({"a": 1.0}, {"a": 1e-9}, {"a": 1.0}) == {"a": 1e4}
 
 
 def test_balance_settles_where_the_ratio_is_the_weight():
     factor = 1.0
-    for step in range(40):
-        factor = balanced({"a": factor}, {"a": 7 * factor}, {"a": 0.3}, first=step == 0)["a"]
+    for _ in range(40):
+        factor = balanced({"a": factor}, {"a": 7 * factor}, {"a": 0.3})["a"]
     assert math.isclose(7 * factor, 0.3)

@@ -243,7 +243,7 @@ def test_other_classes_are_refused(method, who):
 def test_terms_of_one_name_are_a_mistake_of_the_method():
     term = Term("a", PixelLoss(), 1, ("logits",), ("logits",), student_taps=taps(STUDENT), teacher_taps=taps(TEACHER),
                 classes=3)  # fmt: skip
-    with pytest.raises(AssertionError, match="different names"):
+    with pytest.raises(InputError, match="different names"):
         Distiller([term, term])
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from hlfd.distill.distiller import Distiller, Schedule, Term
 from hlfd.distill.features import TapInfo, Tapped
 from hlfd.distill.frozen import FrozenTeacher
-from hlfd.distill.losses import PixelLoss
+from hlfd.distill.losses import DistillationLoss, PixelLoss
 from hlfd.distill.teaching import Teaching, teacher_shares
 
 TAPS = {"d2": TapInfo(4, 1), "logits": TapInfo(3, 1)}
@@ -115,6 +115,44 @@ def test_each_teacher_s_heads_are_fitted_on_its_own_labelled_samples():
         fitted, expected = (d.each()[0].teacher_head.weight for d in (lessons.distillers[k], alone[k]))
         torch.testing.assert_close(fitted, expected)
         assert not fitted.requires_grad
+
+
+class LabelledMean(DistillationLoss):
+    """Of the student's logits over labelled samples: what a term that needs labels is a mean over."""
+
+    needs_labels = True
+
+    def compare(self, student, knowledge, target):
+        labelled = target.flatten(1).amin(1) >= 0
+        return student[labelled].sum() / labelled.sum().clamp_min(1)
+
+
+def test_a_term_that_needs_labels_is_a_mean_over_labelled_samples_whoever_teaches_them():
+    target, patient = TARGET.clone(), torch.tensor([0, 1, 0, 1])
+    target[2:] = -1
+    student = STUDENT(IMAGE)
+    values = []
+    for shares in ([[1.0], [1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.2, 0.8]]):
+        teachers = [FrozenTeacher(tapped(seed)) for seed in range(len(shares[0]))]
+        one = [
+            Term("m", LabelledMean(), 1.0, ("logits",), ("logits",), student_taps=TAPS, teacher_taps=TAPS, classes=3)
+            for _ in teachers
+        ]
+        lessons = Teaching(teachers, [Distiller([term]) for term in one], torch.tensor(shares))
+        values.append(lessons(IMAGE, student, target, patient)["m"].item())
+    assert values == pytest.approx([student["logits"][:2].sum().item() / 2] * 3, rel=1e-5)
+
+
+def test_a_teacher_of_unlabelled_patients_alone_has_its_heads_fitted_all_the_same():
+    lessons, patient = teaching([[1, 0], [0, 1]], ("plfd.d2", "d2", "d2")), torch.tensor([0, 0, 1, 1])
+    target = TARGET.clone()
+    target[2:] = -1
+    before = [d.each()[0].teacher_head.weight.clone() for d in lessons.distillers]
+    assert len(list(lessons.fit_heads(lambda: [(IMAGE, target, patient)] * 2))) == 4
+    for distiller, old in zip(lessons.distillers, before, strict=True):
+        assert not torch.equal(distiller.each()[0].teacher_head.weight, old)
+    with pytest.raises(ValueError, match="no training batch has a label"):
+        list(lessons.fit_heads(lambda: [(IMAGE, -torch.ones_like(TARGET), patient)]))
 
 
 def test_shares_are_the_allowed_teachers_weights_and_sum_to_one():

@@ -122,7 +122,8 @@ def test_one_leaking_teacher_of_several_is_refused(make_job, left_out):
     [
         (None, "the model doesn't say whom it learned from; state it: 'other'"),
         ("[1", "expected a JSON list of patients"),
-        ('{"a": 1}', "expected a JSON list of patients, got dict"),
+        ('{"a": 1}', "expected a JSON list of patients' ids as text, got {'a': 1}"),
+        ("[1, 2]", r"expected a JSON list of patients' ids as text, got \[1, 2\]"),
         ('["case_00009"]', "there is no patient 'case_00009' in the data"),
         ('["case_00006"]', "the teacher learned from 1 of the 1 test patients"),
     ],
@@ -219,6 +220,31 @@ def test_a_term_that_drowns_the_task_or_does_nothing_is_said_once(ratio, words, 
     assert printed.count("term kd.logits: its gradient at the student's logits is") == (words is not None)
     if words:
         assert words in printed
+
+
+def test_a_term_without_a_gradient_is_warned_of_also_in_a_short_run(make_job, teacher, capsys):
+    method = {"name": "hlfd", "variant": "released", "feature": False}
+    run(make_job(method=method, teacher=teacher, epochs=1))
+    printed = " ".join(capsys.readouterr().err.split())
+    assert (
+        "term plfd.d5: its gradient at the student's d5 is 0 times the segmentation loss's; it does nothing" in printed
+    )
+
+
+def test_a_run_refused_before_its_first_step_leaves_the_folder_free(make_job, teacher):
+    with pytest.raises(InputError, match="there is no term 'nope'"):
+        run(make_job(method={"name": "kd", "terms": {"nope": {}}}, teacher=teacher, epochs=1))
+    run(make_job(method="kd", teacher=teacher, epochs=1))
+
+
+def test_changed_provenance_is_another_run(make_job, teacher, tmp_path, monkeypatch):
+    forget(monkeypatch)
+    (tmp_path / "p.json").write_text("[]")
+    section = TeacherSection(model=teacher, learned_from=tmp_path / "p.json")
+    run(make_job(method="kd", teachers=(section,), epochs=1))
+    (tmp_path / "p.json").write_text('["case_00001"]')
+    with pytest.raises(InputError, match="holds a run with another teachers"):
+        run(make_job(method="kd", teachers=(section,), epochs=1))
 
 
 def test_readings_come_every_so_often_and_never_at_zero(make_job, teacher):

@@ -1,6 +1,6 @@
 """Diagnosis: how hard each term pulls at the student, and whether it pulls the way of the segmentation loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,20 @@ def _gradients(loss: Tensor, taps: Features) -> dict[str, Tensor]:
     return {role: g.float() for role, g in zip(taps, gradients, strict=True) if g is not None}
 
 
-def at_own_taps(found: Mapping[tuple[str, str], Pull], taught: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Term -> its ratio at the taps it compares (the largest, if several); terms without a reading are left out."""
-    ratios = {name: [found[name, tap].ratio for tap in taps if (name, tap) in found] for name, taps in taught.items()}
-    return {name: max(values) for name, values in ratios.items() if values}
+def at_own_taps(
+    found: Mapping[tuple[str, str], Pull], taught: Mapping[str, Sequence[str]], active: Collection[str]
+) -> dict[str, float]:
+    """Term -> its ratio at the taps it compares: the largest, if several; 0 where its gradient is zero.
+
+    Args:
+        found: from `pulls`; empty where the segmentation loss has no gradient, and then nothing is said.
+        taught: term -> the student's taps that it compares.
+        active: the terms that have a weight now.
+    """
+    if not found:
+        return {}
+    ratios = {name: [found[name, tap].ratio for tap in taught[name] if (name, tap) in found] for name in active}
+    return {name: max(values, default=0.0) for name, values in ratios.items()}
 
 
 def verdict(name: str, ratio: float, taps: Sequence[str]) -> str | None:
@@ -81,24 +91,23 @@ def verdict(name: str, ratio: float, taps: Sequence[str]) -> str | None:
 
 
 def balanced(
-    factors: Mapping[str, float], ratios: Mapping[str, float], weights: Mapping[str, float], *, first: bool
+    factors: Mapping[str, float], ratios: Mapping[str, float], weights: Mapping[str, float]
 ) -> dict[str, float]:
     """New balance factors that bring each term's ratio towards its weight.
 
     So a weight says how hard a term pulls at the taps it teaches, as a multiple of the segmentation loss, whatever
     the term's own unit. In the spirit of GradNorm (Chen 2018, arXiv 1711.02257), without its learned training rates:
-    the ratios are measured and corrected, nothing is learned.
+    the ratios are measured and corrected, nothing is learned. A term's first reading corrects it fully, later ones by
+    a fifth of the logarithm, as one batch is noisy.
 
     Args:
-        factors: term -> present factor.
+        factors: term -> present factor; 1 before its first reading.
         ratios: term -> measured ratio at its own taps, with the present factor.
         weights: term -> the ratio it should have.
-        first: correct fully; later readings correct by a fifth of the logarithm, as one batch is noisy.
     """
-    power = 1.0 if first else 0.2
-    return {
-        name: min(max(factor * (weights[name] / ratios[name]) ** power, 1e-4), 1e4)
-        if ratios.get(name) and weights.get(name)
-        else factor
-        for name, factor in factors.items()
-    }
+    new = dict(factors)
+    for name, factor in factors.items():
+        if ratios.get(name) and weights.get(name):
+            correction = (weights[name] / ratios[name]) ** (1.0 if factor == 1 else 0.2)
+            new[name] = min(max(factor * correction, 1e-4), 1e4)
+    return new

@@ -161,7 +161,8 @@ class Distiller(nn.Module):
         super().__init__()
         self.terms = nn.ModuleList(terms)
         names = [term.name for term in self.each()]
-        assert len(set(names)) == len(names), f"terms need different names: {names}"
+        if len(set(names)) < len(names):
+            raise InputError(f"terms need different names, got {', '.join(names)}")
         for pattern, schedule in (schedules or {}).items():
             fitting = [term for term in self.each() if fnmatchcase(term.name, pattern)]
             if not fitting:
@@ -180,6 +181,8 @@ class Distiller(nn.Module):
     @classmethod
     def of(cls, method: str, student: Tapped, teacher: FrozenTeacher, **options: Any) -> "Distiller":
         """The terms of a method by name, for one's own training loop: ``Distiller.of("hlfd", student, teacher)``.
+
+        Several together: ``Distiller([*Distiller.of("hlfd", ...).terms, *Distiller.of("cwd", ...).terms])``.
 
         Raises:
             InputError: no such method or option, or taps that the method needs and a network doesn't have.

@@ -1,6 +1,7 @@
 """Teaching: one or several teachers of one student, and which of them teaches which sample."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from hlfd.distill.distiller import Distiller, sizes
 from hlfd.distill.features import Features
 from hlfd.distill.frozen import FrozenTeacher
+from hlfd.errors import InputError
 
 Fetch = Callable[[Tensor, Mapping[str, Sequence[int]], Tensor, Sequence[str]], dict[str, Tensor]]
 """Images, sizes of the student's taps, targets, addresses of the samples -> what `Distiller.knowledge` would give."""
@@ -121,19 +123,36 @@ class Teaching(nn.Module):
         return any(distiller.heads() for distiller in self._all())
 
     def fit_heads(self, batches: Callable[[], Iterable[Labelled]]) -> Iterator[dict[str, float]]:
-        """Fit each teacher's heads on its own samples, then freeze them; the losses of each step.
+        """Fit each teacher's heads on its own labelled samples, then freeze them; the losses of each step.
+
+        A teacher that may teach no labelled sample (it learned from them, and teaches those without labels) has its
+        heads fitted on those of the others.
 
         Args:
             batches: gives the same finite stream of batches for each teacher.
-        """
-        for k, (teacher, distiller) in enumerate(zip(self._teachers, self._all(), strict=True)):
-            yield from distiller.fit_heads(self._lessons(k, teacher, batches()))
 
-    def _lessons(
-        self, k: int, teacher: FrozenTeacher, batches: Iterable[Labelled]
-    ) -> Iterator[tuple[Features, Tensor]]:
+        Raises:
+            InputError: no batch has a label.
+        """
+        for k, distiller in enumerate(self._all()):
+            if not distiller.heads():
+                distiller.freeze_heads()
+                continue
+            for own in (True, False):
+                lessons = self._labelled(k, batches(), own=own)
+                first = next(lessons, None)
+                if first is not None:
+                    yield from distiller.fit_heads(chain([first], lessons))
+                    break
+            else:
+                raise InputError("no training batch has a label, so the teacher's heads can't be fitted")
+
+    def _labelled(self, k: int, batches: Iterable[Labelled], *, own: bool) -> Iterator[tuple[Features, Tensor]]:
+        teacher = self._teachers[k]
         for image, target, patient in batches:
-            rows = (self.get_buffer("shares")[patient, k] > 0) & (target.flatten(1).amin(1) >= 0)
+            rows = _has_labels(target)
+            if own:
+                rows = rows & (self.get_buffer("shares")[patient, k] > 0)
             if bool(rows.any()):
                 yield teacher(image[rows]), target[rows]
 
@@ -155,6 +174,7 @@ class Teaching(nn.Module):
             addresses: N names under which `keep`'s functions know the samples, as they are oriented.
         """
         losses: dict[str, Tensor] = {}
+        labelled, needing = _has_labels(target), set(self.needing_labels())
         shares = self.get_buffer("shares")[patient]
         for k, (teacher, distiller) in enumerate(zip(self._teachers, self._all(), strict=True)):
             if distiller.finished:
@@ -164,11 +184,10 @@ class Teaching(nn.Module):
                 rows = shares[:, k] == share
                 if share == 0:
                     continue
-                if bool(rows.all()):
-                    own, images, targets, factor, picked = student, image, target, share, range(len(image))
-                else:
+                own, images, targets, picked = student, image, target, range(len(image))
+                if not bool(rows.all()):
                     own = {role: feature[rows] for role, feature in student.items()}
-                    images, targets, factor = image[rows], target[rows], share * float(rows.float().mean())
+                    images, targets = image[rows], target[rows]
                     picked = rows.nonzero().flatten().tolist()
                 fetch = self._fetch[k]
                 if fetch is not None and addresses is not None and distiller.heads_are_fitted:
@@ -176,9 +195,18 @@ class Teaching(nn.Module):
                     terms = distiller.compare(own, known, targets)
                 else:
                     terms = distiller(own, teacher(images), targets)
+                # The part of the samples that a term is a mean over.
+                part = float(rows.float().mean())
+                part_labelled = float((rows & labelled).sum() / labelled.sum().clamp_min(1))
                 for name, value in terms.items():
-                    losses[name] = losses[name] + factor * value if name in losses else factor * value
+                    of = part_labelled if name in needing or name.startswith("head.") else part
+                    losses[name] = losses.get(name, torch.zeros_like(value)) + share * of * value
         return losses
+
+
+def _has_labels(target: Tensor) -> Tensor:
+    """For each sample of N x spatial whether it has labels."""
+    return target.flatten(1).amin(1) >= 0
 
 
 def teacher_shares(weights: Sequence[float], may_teach: Tensor) -> Tensor:

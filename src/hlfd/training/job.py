@@ -66,7 +66,12 @@ class Job:
             | {UNLABELLED: list(self.unlabelled or ())},
             "cases": self.store.digest(patients),
             "teachers": [
-                {**t.section.model_dump(mode="json", exclude={"model"}), "sha256": t.sha256} for t in teachers
+                {
+                    **t.section.model_dump(mode="json", exclude={"model", "learned_from"}),
+                    "sha256": t.sha256,
+                    "learned_from": sorted(t.learned_from),
+                }
+                for t in teachers
             ],
             "unseen_only": self.unseen_only,
         }
@@ -74,9 +79,13 @@ class Job:
 
 def require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `InputError` where the settings of a run on record differ from these, naming the first that does."""
-    for key, value in now.items():
-        if key in before and before[key] != value:
+    for key in now:
+        old, new = before.get(key, now[key]), now[key]
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):  # what differs is enough
+                keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+                old, new = ({k: side.get(k) for k in keys} for side in (old, new))
             raise InputError(
                 f"{folder}: holds a run with another {key}; choose another output or remove it "
-                f"(expected {json.dumps(before.get(key))[:200]}, got {json.dumps(value)[:200]})"
+                f"(expected {json.dumps(old)[:200]}, got {json.dumps(new)[:200]})"
             )

@@ -147,20 +147,33 @@ class TrainingModule(pl.LightningModule):
         taught = self.teaching.taps_taught()
         if not taught or not (logs or balances):
             return
-        found = diagnosis.pulls(student, task, {name: value for name, value in terms.items() if name in taught})
-        ratios = {name: self._mean_of_ranks(r) for name, r in diagnosis.at_own_taps(found, taught).items()}
+        weights = self.teaching.weights()
+        active = [name for name in taught if weights[name] and name in terms]
+        found = diagnosis.pulls(student, task, {name: terms[name] for name in active})
+        ratios = {
+            name: self._mean_of_ranks(ratio) for name, ratio in diagnosis.at_own_taps(found, taught, active).items()
+        }
         if logs:
             self._log_pulls(found)
             for name, ratio in ratios.items():
                 self._ratios[name].append(ratio)
-                warning = diagnosis.verdict(name, statistics.median(self._ratios[name]), taught[name])
-                if warning and len(self._ratios[name]) == READINGS and name not in self._warned:
-                    self._warned.add(name)
-                    console.print(f"warning: {warning}", highlight=False, markup=False)
+                if len(self._ratios[name]) == READINGS:
+                    self._judge(name)
         if balances:
             factors = self.teaching.balance_factors()
-            first = all(factor == 1 for factor in factors.values())
-            self.teaching.set_balance(diagnosis.balanced(factors, ratios, self.teaching.weights(), first=first))
+            self.teaching.set_balance(diagnosis.balanced(factors, ratios, weights))
+
+    def _judge(self, name: str) -> None:
+        """Warn, once, of a term that drowns the task or does nothing."""
+        taps = self.teaching.taps_taught()[name]
+        warning = diagnosis.verdict(name, statistics.median(self._ratios[name]), taps)
+        if warning and name not in self._warned:
+            self._warned.add(name)
+            console.print(f"warning: {warning}", highlight=False, markup=False)
+
+    def on_fit_end(self) -> None:
+        for name in self._ratios:  # of a run too short for as many readings as are wanted
+            self._judge(name)
 
     def _mean_of_ranks(self, value: float) -> float:
         return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="mean"))

@@ -47,10 +47,9 @@ def run(job: Job) -> Path:
         if (job.folder / MODEL / "model.json").exists():
             console.print(f"{job.folder}: already trained", highlight=False)
             return job.folder / MODEL
-    write_json(record, {"settings": setup.settings})
-
     module = setup.build()
     loader, validation = setup.loader(), DataLoader(setup.validation, job.training.batch_size)
+    write_json(record, {"settings": setup.settings})  # now that nothing of the job is refused any more
     checkpoint = job.folder / "checkpoints" / LAST
     resume = checkpoint if checkpoint.exists() else None
     done = int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"]) if resume else 0

@@ -74,8 +74,8 @@ def _stated(section: TeacherSection, data: str, patients: Sequence[str]) -> froz
         listed = json.loads(Path(stated).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{where}: expected a JSON list of patients in {stated}: {error}") from None
-    if not isinstance(listed, list):
-        raise InputError(f"{where}: {stated}: expected a JSON list of patients, got {type(listed).__name__}")
+    if not isinstance(listed, list) or not all(isinstance(patient, str) for patient in listed):
+        raise InputError(f"{where}: {stated}: expected a JSON list of patients' ids as text, got {str(listed)[:60]}")
     for patient in listed:
         if patient not in patients:
             raise InputError(
@@ -122,9 +122,13 @@ def teaching(
     if method is None:
         return Teaching.alone()
     taps, schedules = network.info(), {k: Schedule(**s.model_dump()) for k, s in method.terms.items()}
-    if not method.build(taps, taps, labels.classes):
-        return Teaching.alone()
     if not teachers:
+        try:
+            needs_teacher = bool(method.build(taps, taps, labels.classes))
+        except InputError:
+            needs_teacher = True  # its taps are looked at when there is one
+        if not needs_teacher:
+            return Teaching.alone()
         raise InputError(f"method '{method.name}' needs a teacher: train one first, or name its model folder")
     frozen: list[FrozenTeacher] = []
     for opened in teachers:
