@@ -18,4 +18,6 @@ def test_every_method_s_drawing_and_page():
     pages = {path.stem for path in (DOCS / "methods").glob("*.md")}
     assert pages == {*drawn, "seg", "index"}
     for name in drawn:
-        assert f"images/methods/{name}.svg" in (DOCS / "methods" / f"{name}.md").read_text()
+        page = (DOCS / "methods" / f"{name}.md").read_text()
+        assert f"images/methods/{name}.svg" in page
+        assert " % of a step" in page
