@@ -79,13 +79,14 @@ class Job:
 
 def require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise `InputError` where the settings of a run on record differ from these, naming the first that does."""
-    for key in now:
-        old, new = before.get(key, now[key]), now[key]
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):  # what differs is enough
-                keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-                old, new = ({k: side.get(k) for k in keys} for side in (old, new))
+    for key, new in now.items():
+        sides = [before.get(key, new), new]
+        if sides[0] != sides[1]:
+            if all(isinstance(side, dict) for side in sides):  # what differs is enough
+                keys = [k for k in {**sides[0], **sides[1]} if sides[0].get(k) != sides[1].get(k)]
+                sides = [{k: side.get(k) for k in keys} for side in sides]
+            old, got = (json.dumps(side)[:200] for side in sides)
             raise InputError(
                 f"{folder}: holds a run with another {key}; choose another output or remove it "
-                f"(expected {json.dumps(old)[:200]}, got {json.dumps(new)[:200]})"
+                f"(expected {old}, got {got})"
             )
