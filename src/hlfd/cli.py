@@ -76,7 +76,7 @@ def list_plugins(
         raise InputError(f"there is no kind '{kind}'{nearest(kind, kinds)}")
     if name is not None and kind != "all":
         chosen = cast(plugins.Kind, kind)
-        options = plugins.defaults(chosen, name, GIVEN[chosen])
+        options = plugins.defaults(chosen, name, GIVEN.get(chosen, ()))
         console.print(inspect.getdoc(plugins.module(chosen, name).build) or "", markup=False, highlight=False)
         lines = [f"  {key}: {'must be given' if default is ... else default}" for key, default in options.items()]
         console.print("\n".join(["", "Options and defaults in a recipe:", *lines]), markup=False, highlight=False)

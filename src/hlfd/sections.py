@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from hlfd import plugins
 from hlfd.data.preprocess import InPlane, Window
@@ -17,6 +17,10 @@ GIVEN: Mapping[plugins.Kind, tuple[str, ...]] = {
     "methods": ("classes",),
 }
 """Parameters of a plug-in's ``build`` that the recipe's other parts decide, so they are no options."""
+
+
+ALONE = "seg"
+"""The method that is the student alone."""
 
 
 class Plugin(BaseModel):
@@ -89,6 +93,12 @@ class Method(Plugin):
         """As `Plugin.check`, for every part."""
         for name, options in self.parts.items():
             plugins.options(kind, name, options, given=GIVEN[kind])
+        if self.name != ALONE and ALONE in self.parts:
+            raise InputError(f"method '{self.name}': {ALONE} is the student alone and has no terms: leave it out")
+        if self.name != ALONE and self.run_name == ALONE:
+            raise InputError(f"method '{self.name}': as: '{ALONE}' is what the student alone is called, choose another")
+        if self.name == ALONE and self.terms:
+            raise InputError(f"method '{ALONE}' has no terms, got terms: {', '.join(self.terms)}")
 
     def build(self, student: Any, teacher: Any, classes: int) -> list[Any]:
         """The terms of every part. ``student`` and ``teacher`` are what `Tapped.info` says of each."""
@@ -110,7 +120,7 @@ class TeacherSection(Section):
         learned_from: for a model that doesn't say whom it learned from: ``other``, no patient of this data set, or a
             JSON list of this data set's patients that it did learn from.
         size: rows and columns at which it sees the student's image; None: what its own preprocessing asks for.
-        classes: student class -> the teacher's classes it is made of; None: they have the same.
+        classes: student class -> the teacher's class, or classes, it is made of; None: they have the same.
         options: of the reader, for example nnU-Net's ``{fold: 0, checkpoint: best}``, or ``taps``.
     """
 
@@ -125,6 +135,14 @@ class TeacherSection(Section):
     @classmethod
     def _from_path(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str | Path) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        given: dict[Any, Any] = value
+        return {name: (parts,) if isinstance(parts, str) else parts for name, parts in given.items()}
 
 
 class SourcePlugin(Plugin):
@@ -146,9 +164,9 @@ class SplitSection(Section):
         seed: of the shuffle.
         validation, test: a share below 1, or a number of patients.
         folds: cross-validation with this many test sets, instead of ``test``.
-        labelled: the share or number of training patients whose labels are used; the student is distilled on the
-            others as on patients without labels.
-        file: a split file to use instead.
+        labelled: a share below 1, or a number, of training patients whose labels are used; the student is distilled on
+            the others as on patients without labels.
+        file: a split file to use instead, which says itself who is ``unlabelled``.
     """
 
     seed: int = 0
@@ -157,6 +175,18 @@ class SplitSection(Section):
     folds: Annotated[int, Field(ge=2)] | None = None
     labelled: Annotated[float, Field(gt=0)] | None = None
     file: Path | None = None
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        for name in ("validation", "test", "labelled"):
+            value = getattr(self, name)
+            if value is not None and value > 1 and value % 1:
+                raise InputError(f"split.{name}: expected a share below 1, or a number of patients, got {value:g}")
+        if self.file is not None and self.labelled is not None:
+            raise InputError(
+                "split.file and split.labelled exclude each other: list the patients under 'unlabelled' in the file"
+            )
+        return self
 
 
 class TrainingSection(Section):

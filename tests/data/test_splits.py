@@ -45,7 +45,7 @@ def test_the_seed_decides_and_the_order_of_the_files_does_not():
 def test_labels_kept_back_make_patients_unlabelled():
     options = {"seed": 1, "validation": 2, "test": 5}
     (full,) = make_splits(PATIENTS, **options)
-    for labelled, count in ((4, 4), (0.5, 6), (99, 13), (0.001, 1)):
+    for labelled, count in ((4, 4), (0.5, 6), (13, 13), (0.001, 1), (1.0, 1)):
         (split,) = make_splits(PATIENTS, **options, labelled=labelled, unlabelled=["q1", "q0"])
         assert (split.validation, split.test) == (full.validation, full.test)
         assert len(split.train) == count
@@ -75,6 +75,12 @@ def test_unlabelled_patients_in_a_file(tmp_path: Path):
     assert read_splits(tmp_path / "s.json", PATIENTS) == [split]
     with pytest.raises(InputError, match="there is no patient 'p04' in the data"):
         read_splits(tmp_path / "s.json", PATIENTS[:4])
+    assert read_splits(tmp_path / "s.json", PATIENTS[:3], PATIENTS[3:]) == [split]
+    for part, without in (("train", "p00"), ("validation", "p01"), ("test", "p02")):
+        others = [p for p in PATIENTS if p != without]
+        with pytest.raises(InputError, match=f"patient '{without}' has no labels, it can only be unlabelled"):
+            read_splits(tmp_path / "s.json", others, [without])
+        assert without in getattr(split, part)
     with pytest.raises(InputError, match="patient p02 is both in test and in unlabelled"):
         Split(("p00",), ("p01",), ("p02",), ("p02",))
     folds = [{"train": ["p00"], "validation": ["p01"], "test": ["p02"]}]
@@ -87,6 +93,7 @@ def test_unlabelled_patients_in_a_file(tmp_path: Path):
     [
         ({"folds": 30}, "folds: expected 2 to 20"),
         ({"folds": 1}, "folds: expected 2 to 20"),
+        ({"labelled": 17}, "labelled: expected at most 16, the number of training patients, got 17"),
         ({"test": 15, "validation": 5}, "20 patients are too few for 15 to test, 5 to validate and one to train"),
     ],
 )
@@ -116,6 +123,9 @@ GOOD = {"train": ["p00", "p01"], "validation": ["p02"], "test": ["p03"]}
         (json.dumps({"folds": [{**GOOD, "validation": ["p03"]}]}), "patient p03 is both in validation and in test"),
         (json.dumps({"folds": [{**GOOD, "test": ["p3"]}]}), r"there is no patient 'p3' in the data \(did you mean"),
         (json.dumps({"folds": [{**GOOD, "test": []}]}), "test is empty"),
+        (json.dumps({"folds": [{**GOOD, "unlabelled": "p04"}]}), "unlabelled: expected a list of patients, got 'p04'"),
+        (json.dumps({"folds": [{**GOOD, "train": "p00"}]}), "train: expected a list of patients, got 'p00'"),
+        (json.dumps({"folds": [{**GOOD, "test": [3]}]}), r"test: expected a list of patients, got \[3\]"),
         (json.dumps({"folds": [{"train": ["p00"]}]}), "expected .*train.*validation.*test.*got KeyError"),
         (json.dumps({"fold": []}), "got KeyError"),
         (json.dumps([1]), "got TypeError"),

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from hlfd.errors import InputError, nearest
 from hlfd.io.files import write_json
@@ -50,11 +51,15 @@ def make_splits(
         patients: those with labels.
         validation, test: a share below 1, or a number of patients.
         folds: cut into this many test sets instead of one (``test`` is then not used); each patient is tested once.
-        labelled: the share or number of training patients whose labels are used; the others join ``unlabelled``.
+        labelled: a share below 1, or a number, of training patients whose labels are used; the others join
+            ``unlabelled``.
         unlabelled: patients without labels, the same in every fold.
 
     Returns:
         one split, or one a fold.
+
+    Raises:
+        InputError: too few patients for the folds or the parts, or for ``labelled``.
     """
     order = sorted(set(patients))
     random.Random(seed).shuffle(order)
@@ -77,11 +82,11 @@ def make_splits(
                 f"{len(order)} patients are too few for {len(held_out)} to test, {n} to validate and one to train"
             )
         train = rest[n:]
-        kept = (
-            len(train)
-            if labelled is None
-            else min(max(round(labelled * len(train)) if labelled < 1 else int(labelled), 1), len(train))
-        )
+        kept = len(train)
+        if labelled is not None:
+            kept = max(round(labelled * len(train)), 1) if labelled < 1 else int(labelled)
+        if kept > len(train):
+            raise InputError(f"labelled: expected at most {len(train)}, the number of training patients, got {kept}")
         without = (*unlabelled, *train[kept:])
         splits.append(Split(*(tuple(sorted(part)) for part in (train[:kept], rest[:n], held_out, without))))
     return splits
@@ -109,20 +114,29 @@ def write_splits(path: Path, splits: list[Split]) -> None:
     write_json(path, {"version": 1, "folds": [asdict(split) for split in splits]})
 
 
-def _split(fold: dict[str, list[str]]) -> Split:
-    train, validation, test = (tuple(fold[part]) for part in PARTS)
-    return Split(train, validation, test, tuple(fold.get(UNLABELLED, ())))
+def _split(fold: dict[str, Any]) -> Split:
+    parts = {part: fold[part] for part in PARTS} | {UNLABELLED: fold.get(UNLABELLED, [])}
+    for part, listed in parts.items():
+        if not isinstance(listed, list) or not all(isinstance(p, str) for p in cast(list[Any], listed)):
+            raise InputError(f"{part}: expected a list of patients, got {listed!r}")
+    return Split(**{part: tuple(listed) for part, listed in parts.items()})
 
 
-def read_splits(path: Path, patients: Iterable[str]) -> list[Split]:
+def read_splits(path: Path, patients: Iterable[str], unlabelled: Iterable[str] = ()) -> list[Split]:
     """Read a split file: ``{"folds": [{"train": [...], "validation": [...], "test": [...]}, ...]}``.
 
     A fold may also list ``unlabelled`` patients.
 
+    Args:
+        patients: those with labels.
+        unlabelled: those without, who can only be ``unlabelled``.
+
     Raises:
-        InputError: not such a file, an unknown patient, a patient in two parts, an empty part.
+        InputError: not such a file, an unknown patient, a patient in two parts, an empty part, a patient without labels
+            in a part that needs them.
     """
-    known = set(patients)
+    labelled = set(patients)
+    known = labelled.union(unlabelled)
     try:
         folds = json.loads(path.read_text())["folds"]
         splits = [_split(fold) for fold in folds]
@@ -141,4 +155,6 @@ def read_splits(path: Path, patients: Iterable[str]) -> list[Split]:
         for patient in (p for part in (*PARTS, UNLABELLED) for p in getattr(split, part)):
             if patient not in known:
                 raise InputError(f"{path}: there is no patient '{patient}' in the data{nearest(patient, known)}")
+            if patient not in labelled and patient not in split.unlabelled:
+                raise InputError(f"{path}: patient '{patient}' has no labels, it can only be {UNLABELLED}")
     return splits

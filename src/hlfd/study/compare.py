@@ -16,7 +16,7 @@ from hlfd.progress import console
 from hlfd.recipe import Recipe, dump, read
 from hlfd.report.build import write_report
 from hlfd.segmenter import Segmenter, versions
-from hlfd.study import steps
+from hlfd.study import preflight, steps
 from hlfd.study.pictures import report_data
 
 
@@ -44,6 +44,7 @@ def compare(recipe: Recipe, workers: int | None = None) -> dict[str, Any]:
     workspace = steps.Workspace(recipe, workers)
     for fold in recipe.folds:
         workspace.split(fold)  # a split that can't be is said before hours of work
+    preflight.check(workspace)
     folders: dict[str, dict[int, Path]] = defaultdict(dict)
     cases: dict[str, list[CaseResult]] = defaultdict(list)
     for fold in recipe.folds:

@@ -70,11 +70,10 @@ class Workspace:
         section, path, patients = self.recipe.split, self.recipe.folder / "splits.json", self.patients
         if section is None:
             return []
-        everyone = {case.patient for case in self.source.cases}
         if section.file is not None:
-            wanted = read_splits(section.file, everyone)
+            wanted = read_splits(section.file, patients, self.without_labels)
         else:
-            without = everyone.difference(patients) if self.uses_unlabelled else ()
+            without = self.without_labels if self.uses_unlabelled else ()
             wanted = make_splits(patients, **section.model_dump(exclude={"file"}), unlabelled=without)
         return self._on_record(path, wanted)
 
@@ -88,7 +87,7 @@ class Workspace:
     def _on_record(self, path: Path, wanted: list[Split]) -> list[Split]:
         if not path.exists():
             write_splits(path, wanted)
-        elif read_splits(path, {case.patient for case in self.source.cases}) != wanted:
+        elif read_splits(path, self.patients, self.without_labels) != wanted:
             raise InputError(
                 f"{path}: holds another split than the recipe asks for; choose another output or remove it"
             )
@@ -102,6 +101,11 @@ class Workspace:
             name, count = self.source.name, len(self.source.cases)
             raise InputError(f"source {name}: expected cases with labels, none of the {count} has any")
         return found
+
+    @property
+    def without_labels(self) -> list[str]:
+        """The other patients, none of whose cases has labels."""
+        return sorted({case.patient for case in self.source.cases}.difference(self.patients))
 
     def split(self, fold: int) -> Split:
         """The split of a fold. Raises `InputError` if there is no such fold."""
