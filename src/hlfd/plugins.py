@@ -140,7 +140,8 @@ def options(kind: Kind, name: str, values: dict[str, Any], given: Iterable[str] 
         for key in extra:
             raise InputError(f"{kind[:-1]} '{name}' has no option '{key}'{nearest(key, parameters)}")
     fields: dict[str, Any] = {
-        key: (p.annotation, ... if p.default is p.empty else p.default) for key, p in parameters.items()
+        key: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+        for key, p in parameters.items()
     }
     schema = create_model(re.sub(r"\W", "_", name), __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
     try:
@@ -160,7 +161,14 @@ def load(kind: Kind, name: str, *given: Any, **values: Any) -> Any:
     build: Callable[..., Any] = plugin.build
     own = {key: value for key, value in checked.items() if key not in COMMON.get(kind, {})}
     if argument is None:
-        return build(*given, **own)
+        try:
+            return build(*given, **own)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            if "." not in name:
+                raise  # a mistake of ours
+            raise InputError(f"{kind[:-1]} '{name}': {' '.join(str(error).split())}") from error
     with _named(kind, name):
         return build(argument, *given, **own)
 

@@ -18,6 +18,7 @@ from hlfd.distill.features import DECODER, ENCODER, ROLES, TapInfo, Tapped
 from hlfd.errors import InputError
 from hlfd.sections import Plugin
 from hlfd.segmenter import Segmenter, build_network
+from hlfd.teachers._open import open_pretrained
 
 SIZES = {2: 256, 3: 96}
 """Pixels an axis of the image that sizes are told for, unless asked otherwise."""
@@ -90,14 +91,11 @@ def overview(
             raise InputError(f"{folder}: a model's options are its own, got {' '.join(options)}")
         model = Segmenter.load(folder)
         title, tapped = f"{folder}: {model.network_name}", model.network
+    elif Path(network).is_dir():
+        pretrained = open_pretrained(Path(network), **_values(options))
+        title, tapped = f"{network}: {pretrained.description}", pretrained.tapped
     else:
-        values: dict[str, Any] = {"name": network}
-        for option in options:
-            key, equals, value = option.partition("=")
-            if not equals or not key:
-                raise InputError(f"'{option}': expected key=value")
-            recipes.set_key(values, key, recipes.parse_value(key, value))
-        chosen = Plugin(**values)
+        chosen = Plugin(**{"name": network, **_values(options)})
         chosen.check("networks")
         title = network
         tapped = build_network(chosen.name, chosen.options, classes, in_channels=in_channels, dims=dims)
@@ -114,6 +112,16 @@ def overview(
         found.modules,
         methods(info, tapped.classes),
     )
+
+
+def _values(options: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise InputError(f"'{option}': expected key=value")
+        recipes.set_key(values, key, recipes.parse_value(key, value))
+    return values
 
 
 def _taps(tapped: Tapped, info: Mapping[str, TapInfo], sizes: Mapping[str, Size], shape: Size) -> list[Tap]:
