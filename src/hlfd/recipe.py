@@ -71,8 +71,8 @@ class Recipe(Section):
             raise InputError("teacher_models and teacher_folds exclude each other: the teachers are given, or trained")
         if self.unseen_only and not (self.teacher_models or self.teacher_folds):
             raise InputError(
-                "unseen_only: expected teacher_models to choose from, got none; 'teacher_folds: 4' trains teachers that "
-                "each leave patients out"
+                "unseen_only: expected teacher_models to choose from, got none; 'teacher_folds: 4' trains teachers "
+                "that each leave patients out"
             )
         if self.teacher_training.unlabelled_share:
             raise InputError("teacher_training.unlabelled_share: a teacher learns from labels alone, expected 0")
