@@ -66,7 +66,7 @@ def _stated(section: TeacherSection, data: str, patients: Sequence[str]) -> froz
     if stated is None:
         raise InputError(
             f"{where}: the model doesn't say whom it learned from; state it: 'other' (no patient of this data), or a "
-            "JSON file that lists those it learned from, in a recipe's teacher_models: [{model: ..., learned_from: ...}]"
+            "JSON file that lists those it learned from, as learned_from in a recipe's teacher_models"
         )
     if stated == "other":
         return frozenset()
