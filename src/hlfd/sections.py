@@ -210,7 +210,7 @@ class TrainingSection(Section):
         balance: ``gradnorm``: terms are scaled so that their gradient at the taps they teach is their weight times
             that of the segmentation loss; read every ten steps.
         cache: ``auto``: what the teacher knows of each slice, in each of its eight orientations, is computed once and
-            kept on disk, if the method's terms allow it; ``require``: it is an error if they don't; ``off``: the
+            kept on disk, if the method's terms allow it; ``require``: it is an error if they don't; ``never``: the
             teacher runs at every step.
         precision: ``32``, ``bf16``, ``16`` or ``auto``: bf16 or 16 on a GPU; 32 on a CPU.
         channels_last: memory format in which CPU and GPU convolve faster.
@@ -230,7 +230,7 @@ class TrainingSection(Section):
     head_steps: PositiveInt = 100
     diagnose_every: Annotated[int, Field(ge=0)] = 50
     balance: Literal["none", "gradnorm"] = "none"
-    cache: Literal["auto", "require", "off"] = "auto"
+    cache: Literal["auto", "require", "never"] = "auto"
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     channels_last: bool = True
 

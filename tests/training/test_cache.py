@@ -142,8 +142,8 @@ def test_a_method_that_needs_whole_features(make_job, teacher, tmp_path, capsys)
         run(make_job("required", method="fitnet", teacher=teacher, cache=tmp_path / "c", kept="require"))
 
 
-def test_off_is_live(make_job, teacher, tmp_path):
-    run(make_job(method="kd", teacher=teacher, cache=tmp_path / "c", kept="off", epochs=1))
+def test_never_is_live(make_job, teacher, tmp_path):
+    run(make_job(method="kd", teacher=teacher, cache=tmp_path / "c", kept="never", epochs=1))
     assert not (tmp_path / "c").exists()
 
 

@@ -64,7 +64,7 @@ def _check_unlabelled(workspace: Workspace) -> None:
 
 
 def _open(workspace: Workspace) -> "list[Opened]":
-    from hlfd.training.teachers import check_leakage, open_teacher  # with hlfd.training comes Lightning
+    from hlfd.training.teachers import check_leakage, open_teacher  # only recipes with teacher_models need it
 
     recipe, data = workspace.recipe, workspace.data_name
     patients = sorted({case.patient for case in workspace.source.cases})

@@ -89,7 +89,7 @@ class KnowledgeCache:
         if needed > SPARE * free:
             raise InputError(
                 f"{self.rows.path}: the teacher cache would need about {needed / 2**30:.1f} GiB, "
-                f"{free / 2**30:.1f} GiB are free: make room, or set student_training.cache: off"
+                f"{free / 2**30:.1f} GiB are free: make room, or set student_training.cache: never"
             )
 
     def bytes_per_address(self, keys: Sequence[str]) -> float:

@@ -104,7 +104,7 @@ class Setup:
             write_atomic(kept, safetensors.torch.save(heads))
 
     def _heads_file(self) -> Path | None:
-        if self.job.cache is None or self.job.training.cache == "off":
+        if self.job.cache is None or self.job.training.cache == "never":
             return None
         name = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
         return self.job.cache / f"heads-{name}.safetensors"
@@ -127,13 +127,13 @@ class Setup:
             InputError: the recipe requires a cache, and a term can't be served from one.
         """
         job, lessons = self.job, module.teaching
-        if job.training.cache == "off" or not lessons.teachers or job.cache is None:
+        if job.training.cache == "never" or not lessons.teachers or job.cache is None:
             return []
         whole = lessons.whole_features()
         if whole:
             message = f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
             if job.training.cache == "require":
-                raise InputError(f"student_training.cache: require: {message}; set it to auto or off")
+                raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
             console.print(f"no teacher cache: {message}", highlight=False)
             return []
         turns = range(ORIENTATIONS if job.training.augment else 1)
