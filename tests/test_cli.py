@@ -92,7 +92,7 @@ def test_a_mistake_in_a_terminal_is_one_line(recipe: Path):
 
 def test_list(hlfd):
     everything = hlfd("list").out
-    for kind in ("methods", "networks", "sources"):
+    for kind in ("methods", "networks", "sources", "teachers"):
         assert kind in everything
         for name in plugins.names(kind):
             assert f"  {name} " in everything
@@ -101,6 +101,10 @@ def test_list(hlfd):
     one = hlfd("list", "networks", "unet")
     assert one.code == 0
     assert "width: 32" in one.out and "Ronneberger" in one.out
+    reader = hlfd("list", "teachers", "nnunet")
+    assert reader.code == 0, reader.err
+    assert "checkpoint: final" in reader.out and "Isensee 2021" in reader.out
+    assert "teachers" in hlfd("list", "--help").out
     assert_told(hlfd("list", "network"), 2, "there is no kind 'network' (did you mean 'networks'?")
     assert_told(hlfd("list", "methods", "hldf"), 2, "there is no method 'hldf' (did you mean 'hlfd'?")
 
@@ -122,6 +126,7 @@ def test_prepare_and_info(hlfd, recipe: Path, model: Path, kits_root: Path, tmp_
         for word in words:
             assert word in ended.out
     assert_told(hlfd("info", kits_root), 2, f"{kits_root}: expected a model folder")
+    assert_told(hlfd("info", model, "fold=1"), 2, f"{model}: only a model from elsewhere takes options, got fold=1")
 
 
 def test_predict_keeps_the_grid(hlfd, model: Path, kits_root: Path, tmp_path: Path):

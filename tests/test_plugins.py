@@ -105,6 +105,61 @@ def test_a_third_partys_missing_import_is_not_hidden(third_party):
         plugins.load("networks", "theirs.net")
 
 
+BROKEN = {
+    "def build(:\n": "module 'theirs.net' raises SyntaxError: invalid syntax",
+    "raise ValueError('needs a\\nGPU')\n": "module 'theirs.net' raises ValueError: needs a GPU",
+    "int('x')\n": "module 'theirs.net' raises ValueError: invalid literal",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+@pytest.mark.parametrize("name", ["theirs.net", "theirs.net.Net", "imported:theirs.net.Net", "theirs"])
+def test_a_third_partys_module_that_fails_at_import_is_one_line(third_party, monkeypatch, code: str, name: str):
+    third_party(code)
+    point = importlib.metadata.EntryPoint("theirs", "theirs.net", "hlfd.networks")
+    monkeypatch.setattr(importlib.metadata, "entry_points", importlib.metadata.EntryPoints([point]).select)
+    with pytest.raises(InputError, match=f"^network '{name}'.*: {BROKEN[code]}") as raised:
+        plugins.options("networks", name, {})
+    assert "\n" not in str(raised.value)
+    assert isinstance(raised.value.__cause__, SyntaxError | ValueError)
+
+
+@pytest.mark.parametrize("signature", ["*, in_channels=1, classes=2", "argument='', /, **options"])
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [("ValueError('2D\\nonly')", "2D only"), ("TypeError('no')", "no"), ("ValueError()", "ValueError")],
+)
+def test_what_a_third_partys_build_raises_is_one_line(third_party, signature: str, raised: str, message: str):
+    third_party(f"def build({signature}):\n    raise {raised}\n")
+    name = "theirs.net:thing" if "argument" in signature else "theirs.net"
+    with pytest.raises(InputError, match=f"^network '{name}': {message}$") as error:
+        plugins.load("networks", name)
+    assert type(error.value.__cause__) in (ValueError, TypeError)
+
+
+def test_what_a_third_partys_build_says_itself_stays(third_party):
+    third_party("import hlfd\ndef build():\n    raise hlfd.InputError('theirs: 2D only')\n")
+    with pytest.raises(InputError, match=r"^theirs: 2D only$"):
+        plugins.load("networks", "theirs.net")
+
+
+def test_a_mistake_of_ours_is_no_users_mistake(monkeypatch):
+    def build():
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(plugins.module("networks", "unet"), "build", build)
+    with pytest.raises(ValueError, match="a bug") as raised:
+        plugins.load("networks", "unet")
+    assert not isinstance(raised.value, InputError)
+
+
+def test_an_option_without_annotation_takes_anything(third_party):
+    third_party("def build(*, in_channels, classes=2, depth=None):\n    return in_channels, classes, depth\n")
+    assert plugins.load("networks", "theirs.net", in_channels=1, depth=[3]) == (1, 2, [3])
+    with pytest.raises(InputError, match=r"network 'theirs\.net': 'in_channels' is missing"):
+        plugins.load("networks", "theirs.net")
+
+
 def test_a_plug_in_that_builds_many_things_is_told_which():
     assert [name for name in plugins.names("networks") if plugins.needs_argument("networks", name)] == [
         "imported",

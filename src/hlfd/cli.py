@@ -57,10 +57,10 @@ def compare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = 
 
 @app.command(name="list")
 def list_plugins(
-    kind: Annotated[str, typer.Argument(help="methods, networks, sources; default: all of them.")] = "all",
+    kind: Annotated[str, typer.Argument(help="methods, networks, sources, teachers; default: all of them.")] = "all",
     name: Annotated[str | None, typer.Argument(help="Show the whole documentation of this one.")] = None,
 ) -> None:
-    """List the methods, networks and sources there are; with a name, its options."""
+    """List the methods, networks, sources and kinds of teacher folders there are; with a name, its options."""
     import inspect
     from typing import cast, get_args
 
@@ -239,14 +239,24 @@ def report(
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A model folder, a run, a prepared store, a NIfTI file or a recipe.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A model folder (ours, an nnU-Net result, a MONAI bundle), a run, a prepared store, a NIfTI file or a "
+            "recipe."
+        ),
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Of a model from elsewhere: its reader's options, as fold=1."),
+    ] = None,
 ) -> None:
     """Say what a file or folder is: a model's size and labels, a store's cases, a volume's grid, a whole recipe."""
     from rich.console import Console
 
     from hlfd.study.describe import describe
 
-    Console().print(describe(path), highlight=False, markup=False, soft_wrap=True)
+    Console().print(describe(path, options or []), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -254,12 +264,15 @@ def taps(
     network: Annotated[
         str,
         typer.Argument(
-            help="A network of 'hlfd list networks', monai:NAME, the dotted path of a class, or a model folder."
+            help="A network of 'hlfd list networks', monai:NAME, the dotted path of a class, or a model folder: ours, "
+            "an nnU-Net result, a MONAI bundle."
         ),
     ],
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Options of the network, for example width=16 or taps.d5=e4."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Options of the network, as width=16 or taps.d5=e4, or of a folder's reader."
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Pixels an axis of the image. Default: 256, in 3D 96.", show_default=False)

@@ -5,6 +5,7 @@ import importlib.metadata
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from types import ModuleType
@@ -54,18 +55,22 @@ def resolve(kind: Kind, name: str) -> tuple[ModuleType, str | None]:
     plugin, colon, argument = name.partition(":")
     found, dotted, ours = None, "." in plugin.strip("."), plugin in _ours(kind)
     if not dotted and not ours:  # looking through all that is installed takes a while
-        found = next((p.load() for p in importlib.metadata.entry_points(group=f"hlfd.{kind}", name=plugin)), None)
-        if found is None:
+        point = next(iter(importlib.metadata.entry_points(group=f"hlfd.{kind}", name=plugin)), None)
+        if point is None:
             raise InputError(f"there is no {kind[:-1]} '{plugin}'{nearest(plugin, names(kind))}")
+        try:
+            found = point.load()
+        except Exception as error:  # anyone's code
+            raise InputError(
+                f"{kind[:-1]} '{name}' can't be imported: {import_problem(error, point.module)}"
+            ) from error
     if found is None:
         path = f"hlfd.{kind}.{plugin}" if ours else plugin
         try:
             found = importlib.import_module(path)
-        except ImportError as error:
+        except Exception as error:  # anyone's code
             if not (isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}.")):
-                package = f"it needs the package '{error.name}', which is not installed"
-                why = package if isinstance(error, ModuleNotFoundError) else str(error)
-                raise InputError(f"{kind[:-1]} '{name}' can't be imported: {why}") from error
+                raise InputError(f"{kind[:-1]} '{name}' can't be imported: {import_problem(error, path)}") from error
             if dotted and not colon and "imported" in _ours(kind):
                 return module(kind, "imported"), name
             raise InputError(f"{kind[:-1]} '{name}': no module of that name can be imported") from None
@@ -89,6 +94,18 @@ def needs_argument(kind: Kind, name: str) -> bool:
 def _takes_argument(plugin: ModuleType) -> bool:
     first = next(iter(inspect.signature(plugin.build).parameters.values()), None)
     return first is not None and first.kind is first.POSITIONAL_ONLY and first.name == "argument"
+
+
+def import_problem(error: Exception, path: str) -> str:
+    """Why the module ``path`` can't be imported, in a line: a package that it needs, or what its code raises."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the package '{error.name}', which is not installed"
+    if isinstance(error, ImportError | InputError):
+        return str(error)
+    parts = path.split(".")
+    prefixes = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    failed = next((prefix for prefix in prefixes if prefix not in sys.modules), path)  # import takes it out again
+    return f"module '{failed}' raises {type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _parameters(kind: Kind, name: str, given: Iterable[str]) -> dict[str, inspect.Parameter]:
@@ -155,22 +172,25 @@ def load(kind: Kind, name: str, *given: Any, **values: Any) -> Any:
     """Build a plug-in: ``load("networks", "unet", in_channels=1, classes=2, width=8)``.
 
     Options in `COMMON` are the caller's to apply: no ``build`` is given them.
+
+    Raises:
+        InputError: as `options`; what ``build`` raises, a third party's ValueError or TypeError among it.
     """
     plugin, argument = resolve(kind, name)
     checked = options(kind, name, values)
     build: Callable[..., Any] = plugin.build
     own = {key: value for key, value in checked.items() if key not in COMMON.get(kind, {})}
-    if argument is None:
-        try:
+    try:
+        if argument is None:
             return build(*given, **own)
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
-            if "." not in name:
-                raise  # a mistake of ours
-            raise InputError(f"{kind[:-1]} '{name}': {' '.join(str(error).split())}") from error
-    with _named(kind, name):
-        return build(argument, *given, **own)
+        with _named(kind, name):
+            return build(argument, *given, **own)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        if plugin.__name__.startswith(f"hlfd.{kind}."):
+            raise  # a mistake of ours
+        raise InputError(f"{kind[:-1]} '{name}': {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def asked_for() -> frozenset[str]:

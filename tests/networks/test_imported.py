@@ -126,6 +126,8 @@ def test_taps_over_those_proposed():
             {},
             r"expected logits of 3 channels at stride 1, got 3 channels at stride 2 \(64 x 64 pix",
         ),
+        ("theirs.nets.Sized", {"img_size": 4.5}, "'img_size': expected a number of pixels, or .* 2 axes, got 4.5"),
+        ("theirs.nets.Sized", {"img_size": [8]}, r"'img_size': expected a number of pixels, or .*, got \[8\]"),
         ("theirs.needy.Net", {}, "needs the package 'package_that_is_not_installed'"),
         ("theirs.wrong.Net", {}, "cannot import name 'there_is_no_such_thing'"),
         ("imported:Net", {}, "no module of that name can be imported"),

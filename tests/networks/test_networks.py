@@ -11,10 +11,12 @@ import torch
 
 import hlfd.networks
 from hlfd import plugins
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import DECODER, ENCODER, Tapped
 from hlfd.errors import InputError
 from hlfd.networks import _resnet
 from hlfd.networks._blocks import Layers
+from hlfd.segmenter import build_network
 
 # name -> tiny options, strides of e1..e5, strides of the decoder's taps.
 NETWORKS = {
@@ -240,3 +242,23 @@ def test_branches_of_espnet_are_sums_of_those_at_smaller_dilations():
         assert [part.shape[1] for part in parts] == [8, 6, 6, 6, 6]
         sums = [parts[0], *(sum(parts[1 : last + 1]) for last in range(1, 5))]
         torch.testing.assert_close(pyramid(x), pyramid.finish(torch.cat(sums, 1) + x))
+
+
+def test_stand_ins_let_hlfd_teach_with_pspnet_and_teach_it():
+    """As docs/networks.md has it."""
+    stand_ins = {"d3": "d4", "d2": "d4"}
+    pspnet = build_network("pspnet", {"width": 4, "taps": stand_ins}, 3).train()
+    unet = build_network("unet", {"width": 4}, 3).train()
+    labels = torch.randint(0, 3, (2, 64, 64), generator=torch.Generator().manual_seed(0))
+    for student, teacher in ((unet, pspnet), (pspnet, unet)):
+        terms = plugins.load("methods", "hlfd", student.info(), teacher.info(), classes=3)
+        distiller = Distiller(terms)
+        picture = torch.randn(2, 1, 64, 64)
+        with torch.no_grad():
+            taught = teacher(picture)
+        loss = sum(distiller(student(picture), taught, labels).values())
+        assert loss.isfinite()
+        loss.backward()
+    bare = build_network("pspnet", {"width": 4}, 3)
+    with pytest.raises(InputError, match=r"the teacher has no tap 'd3'"):
+        plugins.load("methods", "hlfd", unet.info(), bare.info(), classes=3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hlfd.errors import InputError
-from hlfd.teachers._open import open_pretrained
+from hlfd.teachers import open_pretrained
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 
@@ -134,6 +134,15 @@ def test_weights_of_another_network_are_refused(nnunet):
     refused(made.folder, path)
     made.resave(CHECKPOINT, lambda s: torch.zeros(3))
     refused(made.folder, f"{path}: expected a dictionary of weights, got Tensor")
+
+
+@pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
+def test_a_file_that_is_missing_is_named(name, nnunet):
+    made = nnunet()
+    (made.folder / name).unlink()
+    refused(made.folder, f"^{re.escape(str(made.folder))}: {name} is missing, which nnU-Net writes there")
+    with pytest.raises(InputError, match=f"did you mean {re.escape(str(made.folder))}"):
+        open_pretrained(made.folder.parent)
 
 
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json", CHECKPOINT])

@@ -5,15 +5,14 @@ import re
 import pytest
 import torch
 
-from hlfd import plugins
+from hlfd import plugins, teachers
 from hlfd.data.preprocess import Preprocess
 from hlfd.distill.frozen import FrozenTeacher, View
 from hlfd.distill.pretrained import Intensity
 from hlfd.errors import InputError
 from hlfd.labels import organ_and_tumor
 from hlfd.segmenter import Segmenter, build_network, patient_keys
-from hlfd.teachers._open import open_pretrained
-from hlfd.teachers._view import view
+from hlfd.teachers import open_pretrained, view
 
 BOTH = organ_and_tumor("both", "kidney")
 
@@ -59,6 +58,13 @@ def test_folders_that_are_none(tmp_path, segmenter):
         open_pretrained(tmp_path / "nowhere")
     with pytest.raises(InputError, match=f"did you mean {re.escape(str(segmenter[1]))}"):
         open_pretrained(tmp_path)
+
+
+def test_the_package_has_what_the_guide_uses_and_nothing_else():
+    assert teachers.open_pretrained is open_pretrained and teachers.view is view
+    assert set(plugins.names("teachers")) == {"bundle", "nnunet", "segmenter"}
+    with pytest.raises(AttributeError, match=r"'hlfd\.teachers' has no attribute 'viewer'"):
+        _ = teachers.viewer
 
 
 def test_every_plug_in_says_what_it_reads():

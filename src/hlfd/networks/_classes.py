@@ -67,9 +67,13 @@ def construct(network: type[nn.Module], options: Mapping[str, Any], **given: int
 
 
 def only_size(network: type[nn.Module], options: Mapping[str, Any], dims: int) -> Size | None:
-    """The image size that the constructor is told, by one of the names in `IMAGE_SIZE`."""
+    """The image size that the constructor is told, by one of the names in `IMAGE_SIZE`; `InputError` if it is none."""
     known = defaults(network) | dict(options)
-    size = next((known[name] for name in IMAGE_SIZE if known.get(name, ...) is not ...), None)
-    if isinstance(size, int):
-        return (size,) * dims
-    return tuple(size) if size else None
+    name = next((name for name in IMAGE_SIZE if known.get(name, ...) is not ...), None)
+    size: Any = known[name] if name else None
+    if size is None:
+        return None
+    axes: list[Any] = [size] * dims if isinstance(size, int) else [*size] if isinstance(size, list | tuple) else []
+    if [type(pixels) for pixels in axes] != [int] * dims or min(axes) < 1:
+        raise InputError(f"'{name}': expected a number of pixels, or one for each of {dims} axes, got {size!r}")
+    return tuple(axes)

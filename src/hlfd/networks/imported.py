@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import nn
 
+from hlfd import plugins
 from hlfd.distill.discovery import tapped
 from hlfd.distill.dry_run import missing_package
 from hlfd.distill.features import Tapped
@@ -69,6 +70,8 @@ def _find(path: str) -> type[nn.Module]:
             continue
         except ImportError as error:
             raise missing_package(error) from error
+        except Exception as error:  # anyone's code
+            raise InputError(plugins.import_problem(error, ".".join(parts[:end]))) from error
         break
     else:
         raise InputError("no module of that name can be imported")

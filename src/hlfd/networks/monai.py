@@ -85,12 +85,12 @@ def _filled(network: type[nn.Module], options: dict[str, Any], dims: int) -> dic
     mine: dict[str, Any] = {}
     match network.__name__:
         case "UNet" | "AttentionUnet":
-            channels = options.get("channels", _CHANNELS)
+            channels = _by_level(options, "channels", _CHANNELS)
             mine = {"channels": channels, "strides": (2,) * (len(channels) - 1)}
             if network.__name__ == "UNet":
                 mine["num_res_units"] = 2
         case "DynUNet":
-            strides = options.get("strides", (1, 2, 2, 2, 2))
+            strides = _by_level(options, "strides", (1, 2, 2, 2, 2))
             mine = {"strides": strides, "kernel_size": (3,) * len(strides), "upsample_kernel_size": strides[1:]}
         case "FlexibleUNet":
             mine = {"backbone": "efficientnet-b0"}
@@ -99,6 +99,13 @@ def _filled(network: type[nn.Module], options: dict[str, Any], dims: int) -> dic
         case _:
             pass
     return mine | options
+
+
+def _by_level(options: dict[str, Any], key: str, default: tuple[int, ...]) -> tuple[Any, ...]:
+    value: Any = options.get(key, default)
+    if not isinstance(value, list | tuple):
+        raise InputError(f"'{key}': expected a list, one for each level, got {value!r}")
+    return (*value,)
 
 
 def _find(name: str) -> type[nn.Module]:

@@ -48,6 +48,8 @@ def build(
 
     Strides: e1 (stem) = 2, e2..e5 (the four residual stages, the last two dilated) = 4, 8, 8, 8; d5 (pyramid pooling,
     concatenated to e5) = 8, d4 (the 3x3 convolution that merges it) = 8. There is no more decoder: no taps d3 and d2.
+    For a method that needs them, as hlfd does, d4 can stand in, in a teacher and in a student, with the option
+    ``taps: {d3: d4, d2: d4}``: the same feature then has three roles, always at stride 8.
     Every axis of the image must be a multiple of 8.
     Size: 46,576,066 parameters in 2D (1 channel, 2 classes).
     With a stem of three 3x3 convolutions, as is common, it would have 46.7 M.

@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from hlfd import plugins
-from hlfd import recipe as recipes
 from hlfd.distill._trace import ModuleRun
 from hlfd.distill.discovery import discover
-from hlfd.distill.dry_run import Size, times
+from hlfd.distill.dry_run import Size, dry_run, times
 from hlfd.distill.features import DECODER, ENCODER, ROLES, TapInfo, Tapped
 from hlfd.errors import InputError
 from hlfd.sections import Plugin
 from hlfd.segmenter import Segmenter, build_network
-from hlfd.teachers._open import open_pretrained
+from hlfd.study.describe import read_options
+from hlfd.teachers import open_pretrained
+from hlfd.teachers._foreign import Foreign
 
 SIZES = {2: 256, 3: 96}
 """Pixels an axis of the image that sizes are told for, unless asked otherwise."""
@@ -54,7 +55,7 @@ class Overview:
         title: the network in a line.
         size: of the image that sizes are told for.
         taps: by role.
-        modules: all that run, in order.
+        modules: all that run, in order; sizes along the network's own axes.
         methods: method -> why the network can't be its student, and why not its teacher; None: it can.
     """
 
@@ -77,9 +78,9 @@ def overview(
     """What a network offers.
 
     Args:
-        network: a plug-in (``unet``, ``monai:SegResNet``), the dotted path of a class, or a model folder, which says
-            itself what dims, classes and in_channels are.
-        options: of the plug-in, ``key=value`` as in a recipe.
+        network: a plug-in (``unet``, ``monai:SegResNet``), the dotted path of a class, or a model folder, ours or
+            one that a teacher plug-in reads, which says itself what dims, classes and in_channels are.
+        options: of the plug-in or the folder's reader, ``key=value`` as in a recipe.
         size: pixels an axis of the image that sizes are told for; None: `SIZES`, or the one the network accepts.
 
     Raises:
@@ -91,44 +92,41 @@ def overview(
             raise InputError(f"{folder}: a model's options are its own, got {' '.join(options)}")
         model = Segmenter.load(folder)
         title, tapped = f"{folder}: {model.network_name}", model.network
-    elif Path(network).is_dir():
-        pretrained = open_pretrained(Path(network), **_values(options))
+    elif Path(network).is_dir() and network not in plugins.names("networks"):
+        pretrained = open_pretrained(Path(network), **read_options(options))
         title, tapped = f"{network}: {pretrained.description}", pretrained.tapped
     else:
-        chosen = Plugin(**{"name": network, **_values(options)})
+        chosen = Plugin(**{"name": network, **read_options(options)})
         chosen.check("networks")
         title = network
         tapped = build_network(chosen.name, chosen.options, classes, in_channels=in_channels, dims=dims)
     info = tapped.info()
-    shape: Size = (size,) * tapped.dims if size else tapped.size or (SIZES[tapped.dims],) * tapped.dims
+    shape: Size = (size,) * tapped.dims if size else tapped.size or (_default_size(tapped),) * tapped.dims
     found = discover(tapped.network, in_channels=tapped.in_channels, dims=tapped.dims, sizes=(shape,))
-    sizes = {run.name: run.size for run in found.modules}
+    features, _ = dry_run(
+        tapped, lambda probe, image: probe(image), in_channels=tapped.in_channels, dims=tapped.dims, sizes=(shape,)
+    )
+    sizes = {role: tuple(feature.shape[2:]) for role, feature in features.items()}
     parameters = sum(p.numel() for p in tapped.parameters())
     channels = f"{tapped.in_channels} channel{'s' if tapped.in_channels > 1 else ''}"
     return Overview(
         f"{title}, {tapped.dims}D, {channels} to {tapped.classes} classes, {parameters:,} parameters",
         shape,
-        tuple(_taps(tapped, info, sizes, shape)),
+        tuple(_taps(tapped, info, sizes)),
         found.modules,
         methods(info, tapped.classes),
     )
 
 
-def _values(options: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise InputError(f"'{option}': expected key=value")
-        recipes.set_key(values, key, recipes.parse_value(key, value))
-    return values
+def _default_size(tapped: Tapped) -> int:
+    """Pixels an axis: `SIZES`, of a network from elsewhere at least and a multiple of what it needs."""
+    size, multiple = SIZES[tapped.dims], 2 * max(tapped.multiples) if isinstance(tapped, Foreign) else 1
+    return -(-size // multiple) * multiple
 
 
-def _taps(tapped: Tapped, info: Mapping[str, TapInfo], sizes: Mapping[str, Size], shape: Size) -> list[Tap]:
+def _taps(tapped: Tapped, info: Mapping[str, TapInfo], sizes: Mapping[str, Size]) -> list[Tap]:
     return [
-        Tap(role, info[role], sizes[tapped.taps[role]], tapped.taps[role], role in tapped.proposed)
-        if role in tapped.taps
-        else Tap(role, info[role], shape, None, proposed=False)
+        Tap(role, info[role], sizes[role], tapped.taps.get(role), role in tapped.proposed)
         for role in ROLES
         if role in info
     ]

@@ -18,8 +18,8 @@ LAYOUT = "plans.json, dataset.json, fold_0/checkpoint_final.pth"
 
 
 def recognises(folder: Path) -> bool:
-    """Whether the folder looks like ``TRAINER__PLANS__CONFIGURATION`` of nnU-Net v2."""
-    return (folder / "plans.json").is_file() and (folder / "dataset.json").is_file()
+    """Whether the folder looks like ``TRAINER__PLANS__CONFIGURATION`` of nnU-Net v2, whole or not."""
+    return (folder / "plans.json").is_file() or any(folder.glob("fold_*/checkpoint_*.pth"))
 
 
 def build(
@@ -49,6 +49,9 @@ def build(
         InputError: a file is missing or damaged, wants to run code or doesn't fit the others; an image that isn't CT,
             regions, a cascade, pixels that aren't square, a plane that isn't axial, axes that can't be known.
     """
+    for name in ("plans.json", "dataset.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: {name} is missing, which nnU-Net writes there when it trains")
     plans_path, weights_path = folder / "plans.json", _checkpoint(folder, fold, checkpoint)
     plans, names = read_plans(plans_path), class_names(folder / "dataset.json")
     saved = read_weights(weights_path)
