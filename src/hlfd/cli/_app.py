@@ -1,0 +1,41 @@
+"""The application that every module of this folder adds its commands to, and the arguments they share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="hlfd",
+    help="Turn a large CT segmentation network into a small one, without losing the tumour. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML), see recipes/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, for example student_training.epochs=50."),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that prepare data. Default: one a core.")]
+Fold = Annotated[int, typer.Option(min=0, help="Fold of the split, counted from 0.")]
+ModelFolder = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="Model folder: model.json and model.safetensors, or a run that holds it."),
+]
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder: the path, or what a run folder holds."""
+    return path / "model" if (path / "model" / "model.json").is_file() else path
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print a table of results, as ``results.json`` holds them."""
+    from rich.console import Console
+
+    from hlfd.report.terminal import results_table
+
+    Console().print(results_table(results))
