@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hlfd import Distiller, FrozenTeacher, SegmentationLoss, plugins
-from hlfd.distill.distiller import Term
+from hlfd.distill.terms import Term
 from hlfd.distill.features import Features
 from hlfd.distill.losses import resize
 

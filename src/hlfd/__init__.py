@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlfd.distill.discovery import tapped
-    from hlfd.distill.distiller import Distiller, Term
+    from hlfd.distill.distiller import Distiller
     from hlfd.distill.features import TapInfo, Tapped
     from hlfd.distill.frozen import FrozenTeacher
     from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss
+    from hlfd.distill.terms import Term
     from hlfd.errors import InputError
     from hlfd.inference import predict
     from hlfd.recipe import Recipe
@@ -27,7 +28,7 @@ _HOME = {
     "Segmenter": "hlfd.segmenter",
     "TapInfo": "hlfd.distill.features",
     "Tapped": "hlfd.distill.features",
-    "Term": "hlfd.distill.distiller",
+    "Term": "hlfd.distill.terms",
     "Volume": "hlfd.volume",
     "compare": "hlfd.study.compare",
     "predict": "hlfd.inference",

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from hlfd import plugins
-from hlfd.distill.distiller import Distiller, Term
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import TapInfo
 from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss
+from hlfd.distill.terms import Term
 from hlfd.errors import InputError
 
 # HLFD by hand. role -> (channels, pixels an axis)
@@ -248,6 +249,6 @@ def test_terms_of_one_name_are_a_mistake_of_the_method():
 
 
 def test_no_terms_no_teacher():
-    assert not Distiller([]).needs_teacher
+    assert not Distiller([]).teacher_roles()
     assert Distiller([])({}, {}, target()) == {}
-    assert hlfd().needs_teacher
+    assert hlfd().teacher_roles() == {"e2", "e3", "e4", "e5", "d5", "d4", "d3", "logits"}

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from hlfd.distill.distiller import Distiller, Schedule, Term
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import TapInfo, Tapped
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.losses import DistillationLoss, PixelLoss
 from hlfd.distill.teaching import Teaching, teacher_shares
+from hlfd.distill.terms import Schedule, Term
 
 TAPS = {"d2": TapInfo(4, 1), "logits": TapInfo(3, 1)}
 

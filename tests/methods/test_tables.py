@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from hlfd import plugins
-from hlfd.distill.distiller import Distiller, Term
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import TapInfo
 from hlfd.distill.losses import DistillationLoss, ImportanceMapLoss, PixelLoss
+from hlfd.distill.terms import Term
 from hlfd.errors import InputError
 from hlfd.methods.cwd import ChannelLoss
 from hlfd.methods.dist import CorrelationLoss

@@ -86,6 +86,10 @@ def require_logits(logits: Tensor, classes: int, size: Sequence[int]) -> None:
         )
 
 
+class _Enough(Exception):  # noqa: N818 - it is no error
+    """All features that are wanted have been read."""
+
+
 class Tapped(nn.Module):
     """A network whose features are read by role.
 
@@ -130,9 +134,14 @@ class Tapped(nn.Module):
         other.proposed = self.proposed - taps.keys()
         return other
 
-    def forward(self, image: Tensor) -> Features:
-        """Image (N x C x spatial) -> features by role, with ``logits`` (N x classes x spatial)."""
+    def forward(self, image: Tensor, roles: frozenset[str] | None = None) -> Features:
+        """Image (N x C x spatial) -> features by role, with ``logits`` (N x classes x spatial).
+
+        Args:
+            roles: those wanted; None: all. The network is run as far as the last of them.
+        """
         features: dict[str, Tensor] = {}
+        wanted = self.taps if roles is None else {role: name for role, name in self.taps.items() if role in roles}
 
         def keep(role: str):
             def hook(_module: nn.Module, _inputs: object, output: Any) -> None:
@@ -142,17 +151,19 @@ class Tapped(nn.Module):
                         f"tap {role}: module '{self.taps[role]}' gives no tensor but {type(output).__name__}"
                     )
                 features[role] = feature
+                if roles is not None and features.keys() >= roles:
+                    raise _Enough
 
             return hook
 
         # Hooks live only as long as the call: a copied or exported network carries none.
-        handles = [
-            self.network.get_submodule(name).register_forward_hook(keep(role)) for role, name in self.taps.items()
-        ]
+        handles = [self.network.get_submodule(name).register_forward_hook(keep(role)) for role, name in wanted.items()]
         try:
             output = self.network(image)
             plain = isinstance(output, Tensor) and output.ndim == image.ndim  # no call that a compiler would split off
             features["logits"] = output if plain else logits_of(output, self.dims)
+        except _Enough:
+            pass
         finally:
             for handle in handles:
                 handle.remove()

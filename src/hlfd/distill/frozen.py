@@ -47,7 +47,7 @@ class View:
 
     def features(self, features: Features, image: Tensor) -> Features:
         """The teacher's features in the student's classes; N x C x depth x ... if ``slices``."""
-        if self.classes is not None:
+        if self.classes is not None and "logits" in features:
             logits = features["logits"].float()
             merged = [logits[:, list(members)].logsumexp(1) for members in self.classes]
             features = {**features, "logits": torch.stack(merged, 1)}
@@ -81,13 +81,16 @@ class FrozenTeacher(nn.Module):
         return info
 
     @torch.no_grad()
-    def forward(self, image: Tensor) -> Features:
+    def forward(self, image: Tensor, roles: frozenset[str] | None = None) -> Features:
         """The student's image (N x C x spatial) -> detached features by role.
+
+        Args:
+            roles: those wanted; None: all. The network is run as far as the last of them.
 
         Raises:
             InputError: part of the teacher was put into train mode, where batch norm would change with every batch.
         """
         if not torch.compiler.is_compiling() and any(module.training for module in self.tapped.modules()):
             raise InputError("the teacher was put into train mode: call tapped.eval(), a teacher must not change")
-        features = self.tapped(self.view.image(image))
+        features = self.tapped(self.view.image(image), roles)
         return self.view.features(features, image)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from monai.losses.dice import DiceLoss
-from monai.losses.focal_loss import FocalLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -277,21 +275,54 @@ class SegmentationLoss(nn.Module):
 
     Focal: mean over pixels of -(1 - p)^2 log p of the true class. Dice: over foreground classes, smooth 1, each
     class's pixels pooled over the batch, so that a slice without the class doesn't count as a failure of its own.
+
+    Attributes:
+        pooled: the batch is that of all processes of `torch.distributed`: every process gets the loss of the whole,
+            and DistributedDataParallel's mean over processes is its gradient. All of them must call it.
     """
 
-    def __init__(self):
+    def __init__(self, pooled: bool = False):
         super().__init__()
-        self.focal = FocalLoss(gamma=2, use_softmax=True, to_onehot_y=True, reduction="none")
-        self.dice = DiceLoss(
-            include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1, smooth_dr=1
-        )
+        self.pooled = pooled
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Logits N x K x spatial, target N x spatial (-1 throughout a sample that doesn't count) -> scalar >= 0."""
         labelled = target.flatten(1).amin(1) >= 0
         if not bool(labelled.all()):
-            if not bool(labelled.any()):
-                return 0 * logits.float().sum()
             logits, target = logits[labelled], target[labelled]
-        logits, target = logits.float(), target[:, None]
-        return 0.5 * self.focal(logits, target).sum(1).mean() + 0.5 * self.dice(logits, target)
+        # Sums over pixels alone are kept: no one-hot target, and no copy of it, takes the size of the logits.
+        log_p = F.log_softmax(logits.float(), 1)
+        own = log_p.gather(1, target[:, None])[:, 0]
+        own_p = own.exp()
+        members = [target == k for k in range(1, logits.shape[1])]
+        pixels = own.new_tensor([own.numel()])
+        focal = -((1 - own_p).square() * own).sum()[None]
+        shared = torch.stack([(own_p * member).sum() for member in members])
+        predicted = log_p[:, 1:].exp().transpose(0, 1).flatten(1).sum(1)
+        reference = torch.stack([member.sum() for member in members])
+        sums = torch.cat([pixels, focal, shared, predicted + reference])
+        if self.pooled:
+            sums = sum_over_processes(sums)
+        pixels, focal, shared, both = sums.split([1, 1, len(members), len(members)])
+        dice = (2 * shared + 1) / (both + 1)
+        # Without any label every sum is 0: so are Focal and, with the smooth 1, 1 - Dice.
+        return 0.5 * focal[0] / pixels[0].clamp_min(1) + 0.5 * (1 - dice).mean()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = a.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = grad.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def sum_over_processes(a: Tensor) -> Tensor:
+    """Sum of ``a`` over all processes, in each; the gradient too is the sum of all of theirs."""
+    return _SumOverProcesses.apply(a)  # pyright: ignore[reportReturnType]

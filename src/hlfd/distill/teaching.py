@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hlfd.distill.distiller import Distiller, sizes
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import Features
 from hlfd.distill.frozen import FrozenTeacher
+from hlfd.distill.terms import sizes
 from hlfd.errors import InputError
 
 Fetch = Callable[[Tensor, Mapping[str, Sequence[int]], Tensor, Sequence[str]], dict[str, Tensor]]

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import ImportanceMapLoss
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Power, Tap, Weight
 
 

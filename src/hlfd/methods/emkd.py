@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import (
     Average,
     DistillationLoss,
@@ -15,6 +14,7 @@ from hlfd.distill.losses import (
     region_means,
     unit,
 )
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Power, Temperature, Weight
 
 

@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import DistillationLoss, Size, coarser, resize
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Weight
 
 

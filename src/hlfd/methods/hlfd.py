@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.distiller import Row, Taps, Term, terms
 from hlfd.distill.losses import Average, DistillationLoss, ImportanceMapLoss, PixelLoss, product, resize
+from hlfd.distill.terms import Row, Taps, Term, terms
 from hlfd.errors import InputError
 from hlfd.methods._options import Power, Temperature, Weight
 

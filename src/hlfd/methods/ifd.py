@@ -1,8 +1,8 @@
 """Integrated feedback: the HLFD paper's ablation (arXiv 2311.16700)."""
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.features import DECODER, ENCODER
 from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Power, Temperature, Weight
 
 

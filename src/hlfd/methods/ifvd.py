@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import (
     DistillationLoss,
     Size,
@@ -14,6 +13,7 @@ from hlfd.distill.losses import (
     resize,
     unit,
 )
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Weight
 
 

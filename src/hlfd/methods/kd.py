@@ -1,7 +1,7 @@
 """Hinton 2015 (arXiv 1503.02531), pixel-wise as in Liu 2019 (arXiv 1903.04197)."""
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import Average, PixelLoss
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Temperature, Weight
 
 

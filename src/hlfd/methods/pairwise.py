@@ -4,8 +4,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import DistillationLoss, Size, product, unit
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Weight
 
 

@@ -1,6 +1,6 @@
 """The student alone."""
 
-from hlfd.distill.distiller import Taps, Term
+from hlfd.distill.terms import Taps, Term
 
 
 def build(student: Taps, teacher: Taps, *, classes: int) -> list[Term]:

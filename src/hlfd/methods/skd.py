@@ -1,7 +1,7 @@
 """Distillation without feedback: the HLFD paper's ablation (arXiv 2311.16700)."""
 
-from hlfd.distill.distiller import Taps, Term, terms
 from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss
+from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Power, Temperature, Weight
 
 

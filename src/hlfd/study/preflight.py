@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hlfd.distill.distiller import Distiller, Schedule
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import TapInfo
 from hlfd.distill.frozen import FrozenTeacher
+from hlfd.distill.terms import Schedule
 from hlfd.errors import InputError
 from hlfd.recipe import Recipe
 from hlfd.sections import Method

@@ -10,11 +10,12 @@ import torch
 
 from hlfd.data.preprocess import Preprocess
 from hlfd.data.splits import Split
-from hlfd.distill.distiller import Distiller, Schedule
+from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import Tapped
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.pretrained import Pretrained
 from hlfd.distill.teaching import Teaching, teacher_shares
+from hlfd.distill.terms import Schedule
 from hlfd.errors import InputError, nearest
 from hlfd.labels import Labels
 from hlfd.progress import console
