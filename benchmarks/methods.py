@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from hlfd import Distiller, FrozenTeacher, SegmentationLoss, plugins
-from hlfd.distill.terms import Term
 from hlfd.distill.features import Features
 from hlfd.distill.losses import resize
+from hlfd.distill.terms import Term
 
 BATCH, CLASSES = 8, 3
 USUAL = "hlfd, full resolution"

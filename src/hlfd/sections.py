@@ -195,7 +195,8 @@ class TrainingSection(Section):
     Attributes:
         epochs: passes of ``samples_per_epoch``.
         samples_per_epoch: slices an epoch; None: as many as there are.
-        batch_size: slices a step.
+        batch_size: slices a batch, of each process.
+        accumulate: batches a step: the gradient is their mean.
         lr, lr_min: Adam's learning rate at the start and, after a cosine, at the end.
         warmup_steps: steps over which the learning rate rises to ``lr``.
         weight_decay: L2 penalty.
@@ -213,12 +214,14 @@ class TrainingSection(Section):
             kept on disk, if the method's terms allow it; ``require``: it is an error if they don't; ``never``: the
             teacher runs at every step.
         precision: ``32``, ``bf16``, ``16`` or ``auto``: bf16 or 16 on a GPU; 32 on a CPU.
+        teacher_precision: ``same`` as the student's, or ``bf16``.
         channels_last: memory format in which CPU and GPU convolve faster.
     """
 
     epochs: PositiveInt = 30
     samples_per_epoch: PositiveInt | None = None
     batch_size: PositiveInt = 8
+    accumulate: PositiveInt = 1
     lr: Annotated[float, Field(gt=0)] = 1e-2
     lr_min: Annotated[float, Field(ge=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -232,6 +235,7 @@ class TrainingSection(Section):
     balance: Literal["none", "gradnorm"] = "none"
     cache: Literal["auto", "require", "never"] = "auto"
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    teacher_precision: Literal["same", "bf16"] = "same"
     channels_last: bool = True
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hlfd import plugins
 from hlfd.distill.features import DECODER, ENCODER, TapInfo, Tapped
 from hlfd.distill.frozen import FrozenTeacher, View
 from hlfd.errors import InputError
@@ -267,3 +268,19 @@ def test_a_2d_teacher_sees_a_3d_image_slice_by_slice():
 def test_roles_are_shallow_to_deep_to_shallow():
     assert ENCODER == ("e1", "e2", "e3", "e4", "e5")
     assert DECODER == ("d5", "d4", "d3", "d2")
+
+
+def test_the_network_runs_as_far_as_the_last_role_that_is_wanted():
+    network = plugins.load("networks", "unet", in_channels=1, classes=3, dims=2, width=2).eval()
+    run: list[str] = []
+    for name in ("e1", "e3", "e4", "d2"):
+        network.network.get_submodule(network.taps[name]).register_forward_hook(lambda *_, name=name: run.append(name))
+    image = torch.randn(1, 1, 32, 32)
+    everything = network(image)
+    run.clear()
+    some = network(image, frozenset({"e1", "e3"}))
+    assert some.keys() == {"e1", "e3"}
+    assert run == ["e1", "e3"]
+    assert all(torch.equal(some[role], everything[role]) for role in some)
+    assert network(image, frozenset({"e1", "logits"})).keys() == {"e1", "logits"}
+    assert torch.equal(network(image)["logits"], everything["logits"])  # no hook is left behind

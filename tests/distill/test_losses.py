@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses.dice import DiceLoss
+from monai.losses.focal_loss import FocalLoss
 from torch.nn import functional as F
 
 from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss, gathered, importance_map, resize
@@ -353,6 +355,18 @@ def test_segmentation_loss_is_zero_for_a_sure_and_right_answer_whatever_is_absen
     logits = 100 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
     assert float(SegmentationLoss()(logits, target)) == pytest.approx(0, abs=1e-6)
     assert float(SegmentationLoss()(-logits, target)) > 10
+
+
+def test_segmentation_loss_is_what_monai_computes():
+    torch.manual_seed(0)
+    logits, target = torch.randn(3, 4, 12, 10, requires_grad=True), torch.randint(3, (3, 12, 10))
+    focal = FocalLoss(gamma=2, use_softmax=True, to_onehot_y=True, reduction="none")
+    dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1, smooth_dr=1)
+    theirs = 0.5 * focal(logits, target[:, None]).sum(1).mean() + 0.5 * dice(logits, target[:, None])
+    own = SegmentationLoss()(logits, target)
+    torch.testing.assert_close(own, theirs)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (own, theirs)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_segmentation_loss_pools_a_class_over_the_batch():

@@ -32,6 +32,14 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model" / "model.json").is_file() else path
 
 
+def say(path: Path) -> None:
+    """Print where a result is, once if several processes work together."""
+    from hlfd.machine import first_process
+
+    if first_process():
+        typer.echo(path)
+
+
 def print_results(results: dict[str, Any]) -> None:
     """Print a table of results, as ``results.json`` holds them."""
     from rich.console import Console

@@ -1,6 +1,7 @@
 """Slices for training and validation, in an order that depends on the seed and the epoch alone."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -135,3 +136,27 @@ class EpochSampler(Sampler[int]):
     def _draw(random: np.random.Generator, pool: np.ndarray, count: int) -> np.ndarray:
         rounds = -(-count // len(pool)) if count else 0
         return np.concatenate([np.empty(0, np.int64), *[random.permutation(pool) for _ in range(rounds)]])[:count]
+
+
+class Share(Sampler[int]):
+    """One process's share of an order of positions: every ``ranks``-th from the ``rank``-th.
+
+    Args:
+        order: gives the same positions in every process.
+        even: leave out the last few, so that every share is as long; otherwise each position is in one share.
+    """
+
+    def __init__(self, order: "EpochSampler | range", rank: int, ranks: int, *, even: bool = True):
+        self.order, self.rank, self.ranks, self.even = order, rank, ranks, even
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        if isinstance(self.order, EpochSampler):
+            self.order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        whole = len(self.order) // self.ranks
+        return whole if self.even else whole + (self.rank < len(self.order) % self.ranks)
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(iter(self.order), self.rank, self.rank + len(self) * self.ranks, self.ranks)

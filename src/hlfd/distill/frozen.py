@@ -1,6 +1,7 @@
 """FrozenTeacher: a teacher that nothing changes, and how it sees the student's images."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,16 +63,25 @@ class FrozenTeacher(nn.Module):
     Args:
         tapped: the teacher's network.
         view: how it sees the student's images and how its answer reads in the student's classes; None: as it is.
+        bf16: it computes in bfloat16, whatever the student does. Not exact: 8 bits of a number are kept.
+
+    Attributes:
+        compiled: it runs through `torch.compile`.
     """
 
-    def __init__(self, tapped: Tapped, view: View | None = None):
+    def __init__(self, tapped: Tapped, view: View | None = None, *, bf16: bool = False):
         super().__init__()
         self.tapped = tapped.eval().requires_grad_(False)
-        self.view = view or View()
+        self.view, self.bf16, self.compiled = view or View(), bf16, False
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Nothing changes: a teacher stays in eval mode."""
         return self
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As `torch.nn.Module.compile`."""
+        self.compiled = True
+        super().compile(*args, **kwargs)
 
     def info(self) -> dict[str, TapInfo]:
         """`Tapped.info` as the student's side sees it: the logits in the student's classes."""
@@ -92,5 +102,9 @@ class FrozenTeacher(nn.Module):
         """
         if not torch.compiler.is_compiling() and any(module.training for module in self.tapped.modules()):
             raise InputError("the teacher was put into train mode: call tapped.eval(), a teacher must not change")
-        features = self.tapped(self.view.image(image), roles)
+        if self.bf16:
+            with torch.autocast(image.device.type, torch.bfloat16):
+                features = self.tapped(self.view.image(image), roles)
+        else:
+            features = self.tapped(self.view.image(image), roles)
         return self.view.features(features, image)

@@ -1,6 +1,7 @@
 """Teaching: one or several teachers of one student, and which of them teaches which sample."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -37,6 +38,7 @@ class Teaching(nn.Module):
         super().__init__()
         assert len(teachers) == len(distillers) == shares.shape[1], "a distiller and a share for each teacher"
         self._teachers = list(teachers)
+        self.timed: Callable[[str], AbstractContextManager[Any]] = nullcontext  # told which part runs
         self._fetch: list[Fetch | None] = [None] * len(teachers)
         self.distillers = nn.ModuleList(distillers)
         self.register_buffer("shares", shares.float(), persistent=False)
@@ -148,6 +150,11 @@ class Teaching(nn.Module):
             else:
                 raise InputError("no training batch has a label, so the teacher's heads can't be fitted")
 
+    @staticmethod
+    def _ask(teacher: FrozenTeacher, distiller: Distiller, images: Tensor) -> Features:
+        # A compiled teacher can't be left half-way.
+        return teacher(images) if teacher.compiled else teacher(images, distiller.teacher_roles())
+
     def _labelled(self, k: int, batches: Iterable[Labelled], *, own: bool) -> Iterator[tuple[Features, Tensor]]:
         teacher = self._teachers[k]
         for image, target, patient in batches:
@@ -155,7 +162,7 @@ class Teaching(nn.Module):
             if own:
                 rows = rows & (self.get_buffer("shares")[patient, k] > 0)
             if bool(rows.any()):
-                yield teacher(image[rows]), target[rows]
+                yield self._ask(teacher, self._all()[k], image[rows]), target[rows]
 
     def forward(
         self,
@@ -192,10 +199,15 @@ class Teaching(nn.Module):
                     picked = rows.nonzero().flatten().tolist()
                 fetch = self._fetch[k]
                 if fetch is not None and addresses is not None and distiller.heads_are_fitted:
-                    known = fetch(images, sizes(own), targets, [addresses[i] for i in picked])
-                    terms = distiller.compare(own, known, targets)
+                    with self.timed("teacher"):
+                        known = fetch(images, sizes(own), targets, [addresses[i] for i in picked])
+                    with self.timed("losses"):
+                        terms = distiller.compare(own, known, targets)
                 else:
-                    terms = distiller(own, teacher(images), targets)
+                    with self.timed("teacher"):
+                        features = self._ask(teacher, distiller, images)
+                    with self.timed("losses"):
+                        terms = distiller(own, features, targets)
                 # The part of the samples that a term is a mean over.
                 part = float(rows.float().mean())
                 part_labelled = float((rows & labelled).sum() / labelled.sum().clamp_min(1))

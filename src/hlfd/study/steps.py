@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
+
 from hlfd.cases import Case, DataSource
 from hlfd.data.prepare import prepare
 from hlfd.data.splits import Split, inner_splits, make_splits, read_splits, write_splits
@@ -14,6 +16,7 @@ from hlfd.errors import InputError
 from hlfd.evaluation.protocols import CaseResult, evaluate_case, write_evaluation
 from hlfd.inference import predict
 from hlfd.io import nifti
+from hlfd.machine import Machine
 from hlfd.progress import console, progress
 from hlfd.recipe import Recipe
 from hlfd.sections import Method, TeacherSection
@@ -27,10 +30,11 @@ class Workspace:
 
     Args:
         workers: processes that prepare; None: one a core.
+        machine: on what networks are trained.
     """
 
-    def __init__(self, recipe: Recipe, workers: int | None = None):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, workers: int | None = None, machine: Machine | None = None):
+        self.recipe, self.machine = recipe, machine or Machine()
         self.workers = workers or os.cpu_count() or 1
 
     @cached_property
@@ -47,13 +51,16 @@ class Workspace:
                 f"{unlabelled} of {len(self.source.cases)} cases have no labels and are left out "
                 "(student_training.unlabelled_share would distil on them)"
             )
-        return prepare(
-            self.recipe.make_source,
-            self.recipe.resolved_preprocess(self.source),
-            self.recipe.folder / "store",
-            workers=self.workers,
-            unlabelled=self.uses_unlabelled,
-        )
+        folder = self.recipe.folder / "store"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # processes that torchrun or SLURM start together
+            return prepare(
+                self.recipe.make_source,
+                self.recipe.resolved_preprocess(self.source),
+                folder,
+                workers=self.workers,
+                unlabelled=self.uses_unlabelled,
+            )
 
     @property
     def uses_unlabelled(self) -> bool:
@@ -206,6 +213,7 @@ def _shared(workspace: Workspace, split: Split) -> dict[str, Any]:
         "data": workspace.data_name,
         "seed": workspace.recipe.seed,
         "cache": workspace.recipe.folder / "cache",
+        "machine": workspace.machine,
     }
 
 

@@ -47,9 +47,9 @@ class Foreign(Tapped):
         self.flips = tuple(2 + i for i, code in enumerate(axcodes) if code not in ours)
         self._back = tuple(2 + self.order.index(2 + axis) for axis in range(dims))
 
-    def forward(self, image: Tensor) -> Features:
-        """Image (N x C x spatial, axes as ours) -> features by role, axes as ours."""
-        return {role: self._turned_back(f) for role, f in super().forward(self._turned(image)).items()}
+    def forward(self, image: Tensor, roles: frozenset[str] | None = None) -> Features:
+        """Image (N x C x spatial, axes as ours) -> features by role, axes as ours; ``roles`` as in `Tapped`."""
+        return {role: self._turned_back(f) for role, f in super().forward(self._turned(image), roles).items()}
 
     def info(self, size: int = 64) -> dict[str, TapInfo]:
         """As `Tapped.info`, on an image that is large enough for the network."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from hlfd.data.splits import PARTS, UNLABELLED, Split
 from hlfd.data.store import Store
 from hlfd.errors import InputError
 from hlfd.labels import Labels
+from hlfd.machine import Machine
 from hlfd.sections import Method, Plugin, TeacherSection, TrainingSection
 from hlfd.training.teachers import Opened
 
@@ -26,6 +27,7 @@ class Job:
         unseen_only: a patient is taught only by teachers that did not learn from it.
         data: name of the data set, for `patient_keys`.
         cache: folder of teacher caches; None: none is kept.
+        machine: on what it runs; not part of the settings.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Job:
     teachers: tuple[TeacherSection, ...] = ()
     unseen_only: bool = False
     cache: Path | None = None
+    machine: Machine = field(default_factory=Machine)
 
     @property
     def unlabelled(self) -> tuple[str, ...] | None:

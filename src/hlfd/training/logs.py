@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from hlfd.io.files import write_atomic
+from hlfd.machine import first_process
 
 HEADER = ("step", "name", "value")
 
@@ -26,7 +28,8 @@ class CsvLog(Logger):
         self.path = path
         kept = [row for row in _rows(path) if before_step is not None and int(row["step"]) < before_step]
         lines = [",".join(HEADER), *(f"{r['step']},{r['name']},{r['value']}" for r in kept)]
-        write_atomic(path, "\n".join(lines) + "\n")
+        if first_process():
+            write_atomic(path, "\n".join(lines) + "\n")
 
     @property
     def name(self) -> str:
@@ -39,6 +42,7 @@ class CsvLog(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The recipe is written beside the log instead."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows(

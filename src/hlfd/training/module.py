@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ READINGS = 5  # of a term's gradient, whose median is judged
 BALANCE_EVERY = 10
 
 
+def rank_seed(seed: int, step: int, rank: int, ranks: int) -> int:
+    """Seed of the random numbers that one of ``ranks`` processes draws in a step."""
+    return (seed * 1_000_003 + step) * ranks + rank
+
+
 class TrainingModule(pl.LightningModule):
     """Student (or teacher) in training.
 
@@ -35,6 +41,7 @@ class TrainingModule(pl.LightningModule):
         teaching: the teachers and the method's terms; none of them for a teacher and for the student alone.
         labels: the regions whose Dice is logged.
         train, validation: the datasets whose positions the batches count; None where only the optimiser is of interest.
+        compile: the teachers run through `torch.compile`.
     """
 
     def __init__(
@@ -46,8 +53,11 @@ class TrainingModule(pl.LightningModule):
         validation: SliceDataset | None,
         training: TrainingSection,
         seed: int,
+        *,
+        compile: bool = False,
     ):
         super().__init__()
+        self.compiles = compile
         self.network, self.teaching = network, teaching
         self.labels = labels
         self.addresses = train.addresses() if train else []
@@ -56,6 +66,7 @@ class TrainingModule(pl.LightningModule):
             self.register_buffer(name, places, persistent=False)
         self.validation_patients = len(validation.patients) if validation else 0
         self.settings, self.seed = training, seed
+        self.rank, self.ranks, self.batches = 0, 1, 0
         self.segmentation_loss = SegmentationLoss()
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._ratios: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=READINGS))
@@ -74,10 +85,19 @@ class TrainingModule(pl.LightningModule):
     def place_teachers(self, device: torch.device) -> None:
         """Move the teachers to ``device``; Lightning doesn't know of them."""
         self.teaching.place(device, torch.channels_last if self.settings.channels_last else torch.preserve_format)
+        if self.compiles:
+            for teacher in self.teaching.teachers:
+                teacher.compile()
 
     def on_fit_start(self) -> None:
         self.place_teachers(self.device)
         self._started = time.perf_counter()
+        self.rank, self.ranks = self.trainer.global_rank, self.trainer.world_size
+        self.segmentation_loss.pooled = self.ranks > 1
+        self.teaching.timed = self._timed
+
+    def _timed(self, part: str) -> AbstractContextManager[Any]:
+        return self.trainer.profiler.profile(part)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def seconds(self) -> float:
@@ -97,13 +117,17 @@ class TrainingModule(pl.LightningModule):
     def prepare_batch(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, list[str]]:
         """Augmented image and target, and the samples' addresses as they are oriented.
 
-        Random numbers depend on seed and step alone, so a resumed run repeats them.
+        Random numbers depend on seed, step (counted in batches) and place in the batch alone: a resumed run repeats
+        them, and several processes draw what one of as many times the batch size would.
         """
-        torch.manual_seed(self.seed * 1_000_003 + step)
+        torch.manual_seed(rank_seed(self.seed, step, 0, 1))
         image = batch[0]
         drawn = torch.zeros(len(image), dtype=torch.long)
         if self.settings.augment:
-            drawn = draw_orientations(len(image), (image.shape[-2], image.shape[-1]))
+            everybody = draw_orientations(len(image) * self.ranks, (image.shape[-2], image.shape[-1]))
+            drawn = everybody[self.rank :: self.ranks]
+        if self.ranks > 1:  # what else a network draws is each process's own
+            torch.manual_seed(rank_seed(self.seed, step, self.rank, self.ranks))
         return self._turned(batch, drawn)
 
     @torch.no_grad()
@@ -125,21 +149,29 @@ class TrainingModule(pl.LightningModule):
         return image.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else image
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        image, target, addresses = self.prepare_batch(batch, self.global_step)
-        student: Features = self.network(image)
-        self.teaching.set_epoch(self.global_step / max(int(self.trainer.num_training_batches), 1))
-        task = self.segmentation_loss(student["logits"], target)
+        an_epoch = int(self.trainer.num_training_batches)
+        self.batches = self.current_epoch * an_epoch + batch_index
+        with self._timed("data"):
+            image, target, addresses = self.prepare_batch(batch, self.batches)
+        with self._timed("student"):
+            student: Features = self.network(image)
+        self.teaching.set_epoch(self.batches / max(an_epoch, 1))
+        with self._timed("losses"):
+            task = self.segmentation_loss(student["logits"], target)
         terms = self.teaching(image, student, target, self.patients_of(batch), addresses)
-        self._read_gradients(student, task, terms)
+        with self._timed("gradients"):
+            self._read_gradients(student, task, terms)
+        self.batches += 1
         losses = {"seg": task, **terms}
         total = torch.stack(list(losses.values())).sum()
-        self.log_dict({f"loss/{name}": value.detach() for name, value in losses.items()})
-        self.log("loss/total", total.detach())
+        several = self.ranks > 1
+        self.log_dict({f"loss/{name}": value.detach() for name, value in losses.items()}, sync_dist=several)
+        self.log("loss/total", total.detach(), sync_dist=several)
         return total
 
     def _read_gradients(self, student: Features, task: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Log each term's pull, warn of one that drowns the task or does nothing, and balance if asked to."""
-        every, step = self.settings.diagnose_every, self.global_step
+        every, step = self.settings.diagnose_every, self.batches
         logs, balances = (
             bool(every) and step % every == 0,
             self.settings.balance != "none" and step % BALANCE_EVERY == 0,
@@ -203,12 +235,15 @@ class TrainingModule(pl.LightningModule):
                 self.counts[row, :, r].index_add_(0, patient, mask.sum((1, 2)).to(self.counts.dtype))
 
     def on_validation_epoch_end(self) -> None:
-        intersection, prediction, reference = self.counts
+        counts = self.counts
+        if self.ranks > 1:  # each slice was counted by one process
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        intersection, prediction, reference = counts
         total = prediction + reference
         dice = torch.where(total > 0, 2 * intersection / total.clamp_min(1), 1.0)
         for name, value in zip(self.labels.regions, dice.mean(0), strict=True):
-            self.log(f"val/dice_{name}", value)
-        self.log("val/dice", dice.mean())
+            self.log(f"val/dice_{name}", value, sync_dist=self.ranks > 1)
+        self.log("val/dice", dice.mean(), sync_dist=self.ranks > 1)
 
     def configure_optimizers(self) -> Any:
         settings = self.settings

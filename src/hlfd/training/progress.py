@@ -22,10 +22,12 @@ class TrainingProgress(pl.Callback):
             progress(f"training {self.name}", int(trainer.estimated_stepping_batches))
         )
         self._advance(trainer.global_step)
+        self._done = trainer.global_step
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        if self._advance is not None:
-            self._advance()
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if self._advance is not None and trainer.global_step > self._done:
+            self._advance(trainer.global_step - self._done)
+            self._done = trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0

@@ -11,20 +11,24 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from hlfd.data.augment import ORIENTATIONS
 from hlfd.data.splits import PARTS
 from hlfd.errors import InputError
 from hlfd.io.files import write_json
+from hlfd.machine import Machine, first_process, keep_freed_memory
 from hlfd.progress import console, progress
 from hlfd.segmenter import Segmenter, patient_keys
 from hlfd.training.checkpoints import AtomicCheckpointIO
 from hlfd.training.job import Job, require_same
+from hlfd.training.loaders import Loaders
 from hlfd.training.logs import CsvLog, read_curves
-from hlfd.training.module import TrainingModule
+from hlfd.training.module import TrainingModule, rank_seed
+from hlfd.training.profile import PartsProfiler
 from hlfd.training.progress import TrainingProgress
-from hlfd.training.setup import Setup
+from hlfd.training.setup import Setup, precision_of
 from hlfd.training.teachers import Opened
 
 MODEL, LAST = "model", "last.ckpt"
@@ -40,6 +44,7 @@ def run(job: Job) -> Path:
         InputError: the folder holds a run of other settings, or the teacher doesn't fit the job.
         KeyboardInterrupt: stopped by the user; the same call continues.
     """
+    ready(job.machine)
     setup = Setup(job)
     record = job.folder / "run.json"
     if record.exists():
@@ -48,14 +53,13 @@ def run(job: Job) -> Path:
             console.print(f"{job.folder}: already trained", highlight=False)
             return job.folder / MODEL
     module = setup.build()
-    loader, validation = setup.loader(), DataLoader(setup.validation, job.training.batch_size)
     write_json(record, {"settings": setup.settings})  # now that nothing of the job is refused any more
     checkpoint = job.folder / "checkpoints" / LAST
     resume = checkpoint if checkpoint.exists() else None
     done = int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"]) if resume else 0
     log = CsvLog(job.folder / "metrics.csv", before_step=done if resume else None)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer, best = _trainer(job, log)
+    trainer, best, parts = _trainer(job, log, module)
     if resume is None:
         setup.fit_heads(module, trainer.strategy.root_device, log)
     else:
@@ -63,11 +67,16 @@ def run(job: Job) -> Path:
         module.load_heads(resume)
     caches = setup.keep_knowledge(module)
     try:
-        _fit(trainer, module, loader, validation, resume)
+        _fit(trainer, module, setup.loaders, resume)
     finally:
         for cache in caches:
             cache.rows.close()
-    return _export(job, module, best, setup.teachers)
+    if trainer.is_global_zero:
+        _export(job, module, best, setup.teachers)
+        if parts is not None:
+            parts.report(job.folder / "profile.json", module.batches)
+    trainer.strategy.barrier()  # whoever reads the model next finds it
+    return job.folder / MODEL
 
 
 def build_cache(job: Job) -> list[Path]:
@@ -79,6 +88,7 @@ def build_cache(job: Job) -> list[Path]:
     Raises:
         InputError: the method has no terms, or some that need whole feature maps; too little disk.
     """
+    ready(job.machine)
     setup = Setup(job)
     module = setup.build()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,6 +111,14 @@ def build_cache(job: Job) -> list[Path]:
     return [cache.rows.path for cache in caches]
 
 
+def ready(machine: Machine) -> None:
+    """Set up this process for a machine; a process that isn't the first says nothing."""
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    keep_freed_memory()
+    console.quiet = not first_process()
+
+
 def _ignore_advice() -> None:
     """Lightning's advice that doesn't fit these runs."""
     for advice in (
@@ -112,23 +130,27 @@ def _ignore_advice() -> None:
         warnings.filterwarnings("ignore", advice)
 
 
-def _trainer(job: Job, log: CsvLog) -> tuple[pl.Trainer, ModelCheckpoint]:
-    gpu = torch.cuda.is_available()
-    automatic = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if gpu else "32-true"
-    precision: Any = {"auto": automatic, "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[
-        job.training.precision
-    ]
+def _trainer(job: Job, log: CsvLog, module: TrainingModule) -> tuple[pl.Trainer, ModelCheckpoint, PartsProfiler | None]:
+    gpu, machine = torch.cuda.is_available(), job.machine
     folder = job.folder / "checkpoints"
     each: Any = {"enable_version_counter": False, "save_on_train_epoch_end": False}
     best = ModelCheckpoint(folder, "best", monitor="val/dice", mode="max", **each)
     # Not save_last: that writes only when the best improves, and a run would continue from there. After `best`, whose
     # state it holds.
     last = ModelCheckpoint(folder, Path(LAST).stem, **each)
+    parts = PartsProfiler() if machine.profile else None
+    several = machine.devices * machine.nodes > 1
     trainer = pl.Trainer(
         max_epochs=job.training.epochs,
         accelerator="auto" if gpu else "cpu",
-        devices=1,
-        precision=precision,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        # Terms that have stopped, and teachers that may not teach a batch, leave heads without a gradient.
+        strategy=("ddp_find_unused_parameters_true" if module.teaching.teachers else "ddp") if several else "auto",
+        sync_batchnorm=several and gpu,  # PyTorch has none for the CPU
+        use_distributed_sampler=False,  # it would count some validation slices twice
+        precision=precision_of(job.training),
+        accumulate_grad_batches=job.training.accumulate,
         logger=[log, TensorBoardLogger(job.folder, "tensorboard", version="")],
         callbacks=[best, last, TrainingProgress(job.folder.name)],
         plugins=[AtomicCheckpointIO()],
@@ -138,20 +160,23 @@ def _trainer(job: Job, log: CsvLog) -> tuple[pl.Trainer, ModelCheckpoint]:
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=job.folder,
+        profiler=parts,
     )
-    return trainer, best
+    if several and not gpu and any(isinstance(m, _BatchNorm) for m in module.network.modules()):
+        console.print("batch norm: each process takes the statistics of its own batch", highlight=False)
+    return trainer, best, parts
 
 
-def _fit(trainer: pl.Trainer, module: TrainingModule, loader: Any, validation: Any, resume: Path | None) -> None:
+def _fit(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, resume: Path | None) -> None:
     with warnings.catch_warnings():
         _ignore_advice()
         try:
-            trainer.fit(module, loader, validation, ckpt_path=resume, weights_only=True)
+            trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         except SystemExit:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from None
 
 
-def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: Sequence[Opened]) -> Path:
+def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: Sequence[Opened]) -> None:
     state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
     module.cpu().load_state_dict(state)
     # What the teacher learned from has reached the student through it.
@@ -169,6 +194,7 @@ def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: S
         "teachers": [teacher.pretrained.description for teacher in teachers],
         "terms": module.teaching.table(),
         "training": job.training.model_dump(),
+        "rank_seeds": [rank_seed(job.seed, 0, rank, module.ranks) for rank in range(module.ranks)],
     }
     model = Segmenter(
         module.network,
@@ -179,4 +205,4 @@ def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: S
         patient_keys(job.data, (*job.split.train, *job.split.validation, *(job.unlabelled or ()))) | inherited,
         facts,
     )
-    return model.save(job.folder / MODEL)
+    model.save(job.folder / MODEL)

@@ -10,19 +10,27 @@ from typing import Any
 import lightning.pytorch as pl
 import safetensors.torch
 import torch
-from torch.utils.data import DataLoader
 
 from hlfd.data.augment import ORIENTATIONS
-from hlfd.data.samples import EpochSampler, SliceDataset
+from hlfd.data.samples import SliceDataset
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic
 from hlfd.progress import console
+from hlfd.sections import TrainingSection
 from hlfd.segmenter import build_network
 from hlfd.training.cache import KnowledgeCache
 from hlfd.training.job import Job
+from hlfd.training.loaders import Loaders
 from hlfd.training.logs import CsvLog
 from hlfd.training.module import Batch, TrainingModule
 from hlfd.training.teachers import check_leakage, open_teacher, teaching
+
+
+def precision_of(training: TrainingSection) -> Any:
+    """Lightning's name of the precision that ``precision`` stands for on this machine."""
+    gpu = torch.cuda.is_available()
+    automatic = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if gpu else "32-true"
+    return {"auto": automatic, "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision]
 
 
 class Setup:
@@ -60,22 +68,19 @@ class Setup:
             patients=self.train.patients,
             unseen_only=job.unseen_only,
             unlabelled=bool(job.unlabelled),
+            bf16=job.training.teacher_precision == "bf16",
         )
-        return TrainingModule(network, lessons, job.labels, self.train, self.validation, job.training, job.seed)
-
-    def loader(self) -> DataLoader[Any]:
-        """Training batches, in the order that seed and epoch decide."""
-        training = self.job.training
-        sampler = EpochSampler(
-            self.train.holds_rarest(),
-            samples=training.samples_per_epoch,
-            rare_share=training.rare_share,
-            seed=self.job.seed,
-            labelled=self.train.labelled,
-            unlabelled_share=training.unlabelled_share if self.job.unlabelled is not None else 0.0,
+        self.loaders = Loaders(job, self.train, self.validation)
+        return TrainingModule(
+            network,
+            lessons,
+            job.labels,
+            self.train,
+            self.validation,
+            job.training,
+            job.seed,
+            compile=job.machine.compile,
         )
-        whole = len(sampler) >= training.batch_size
-        return DataLoader(self.train, training.batch_size, sampler=sampler, drop_last=whole)
 
     def fit_heads(self, module: TrainingModule, device: torch.device, log: CsvLog | None = None) -> None:
         """Fit the teachers' own heads before the student trains, or take those that the same settings fitted before.
@@ -110,7 +115,7 @@ class Setup:
         return self.job.cache / f"heads-{name}.safetensors"
 
     def _batches(self, module: TrainingModule, device: torch.device, steps: int) -> Iterator[Batch]:
-        done, loader = 0, self.loader()
+        done, loader = 0, self.loaders.train_dataloader(0, 1)
         while True:
             for batch in loader:
                 image, target, position = (tensor.to(device) for tensor in batch)
@@ -146,6 +151,7 @@ class Setup:
                 "view": repr(teacher.view),
                 "preprocess": job.store.preprocess.model_dump_json(),
                 "classes": ", ".join(job.labels.names),
+                "precision": "bf16" if teacher.bf16 else precision_of(job.training),
             }
             name = hashlib.sha256(repr(sorted(meta.items())).encode()).hexdigest()[:16]
             path = job.cache / f"{name}.sqlite"

@@ -12,6 +12,7 @@ from hlfd.data.preprocess import Preprocess
 from hlfd.data.splits import Split
 from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import Tapped
+from hlfd.distill.folding import fold_batch_norms
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.pretrained import Pretrained
 from hlfd.distill.teaching import Teaching, teacher_shares
@@ -41,7 +42,7 @@ class Opened:
 
 
 def open_teacher(section: TeacherSection, data: str, patients: Sequence[str]) -> Opened:
-    """Read a teacher and find out whom it learned from.
+    """Read a teacher, fold its batch norms, and find out whom it learned from.
 
     Args:
         data: name of the data set.
@@ -59,6 +60,7 @@ def open_teacher(section: TeacherSection, data: str, patients: Sequence[str]) ->
     digest = hashlib.sha256()
     for name, tensor in pretrained.tapped.state_dict().items():
         digest.update(name.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    fold_batch_norms(pretrained.tapped)
     return Opened(section, pretrained, learned_from, digest.hexdigest())
 
 
@@ -106,6 +108,7 @@ def teaching(
     patients: Sequence[str],
     unseen_only: bool,
     unlabelled: bool,
+    bf16: bool = False,
 ) -> Teaching:
     """The method's terms for the student ``network`` and each of the teachers.
 
@@ -115,6 +118,7 @@ def teaching(
         patients: those of the training batches, in the order in which batches count them.
         unseen_only: a patient is taught only by teachers that did not learn from it.
         unlabelled: some of the samples have no labels.
+        bf16: the teachers compute in bfloat16.
 
     Raises:
         InputError: a teacher that can't see what the student sees, a term that a network can't take part in, patients
@@ -143,7 +147,7 @@ def teaching(
             classes=section.classes,
             where=str(section.model),
         )
-        frozen.append(FrozenTeacher(opened.pretrained.tapped, seen))
+        frozen.append(FrozenTeacher(opened.pretrained.tapped, seen, bf16=bf16))
         _warn_if_larger(network, opened)
     distillers = [Distiller(method.build(taps, teacher.info(), labels.classes), schedules) for teacher in frozen]
     lessons = Teaching(frozen, distillers, _shares(teachers, data, patients, unseen_only=unseen_only))

@@ -1,0 +1,5 @@
+"""``python -m hlfd``."""
+
+from hlfd.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""Machine: on what a run computes, which decides its speed and nothing else."""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT = 2**30  # the C library's own limit on the second is 32 MiB when it adapts by itself; a fixed one may be larger
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices and processes of one run.
+
+    Attributes:
+        devices: processes on this machine, each with its own GPU where there are any; ``batch_size`` is each one's.
+        nodes: machines that take part.
+        threads: of each process; None: PyTorch's choice, a core each.
+        loader_workers: processes that read slices beside each training process; None: two beside a GPU, none beside a
+            CPU, which they would only take time from.
+        compile: run the teacher through `torch.compile`.
+        profile: measure which part of a step takes how long.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    threads: int | None = None
+    loader_workers: int | None = None
+    compile: bool = False
+    profile: bool = False
+
+
+def first_process() -> bool:
+    """Whether this is the first, or the only, process of a run started by torchrun, SLURM or Lightning."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep large blocks that were freed, instead of giving them back to the system at once.
+
+    A feature map's memory then comes without the system having to clear it page by page. Costs at most `KEPT` bytes
+    more, of what was in use before anyway.
+
+    Returns:
+        whether the C library is one that can (glibc).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT))

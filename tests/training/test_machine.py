@@ -1,0 +1,215 @@
+"""On one process or several, measured or not: the same training."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from hlfd.data.samples import Share
+from hlfd.distill.frozen import FrozenTeacher
+from hlfd.errors import InputError
+from hlfd.machine import Machine, first_process, keep_freed_memory
+from hlfd.segmenter import Segmenter
+from hlfd.training import module as modules
+from hlfd.training.logs import read_curves
+from hlfd.training.module import rank_seed
+from hlfd.training.run import run
+from hlfd.training.setup import Setup
+
+HLFD = [sys.executable, "-m", "hlfd"]
+INSTANCE = {"name": "unet", "width": 2, "norm": "instance"}  # PyTorch synchronises batch norm on GPUs only
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """Seven small patients, and a recipe on them whose student has no batch norm."""
+    root = tmp_path_factory.mktemp("several")
+    affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
+    for patient in range(7):
+        random, folder = np.random.default_rng(patient), root / "data" / f"case_{patient:05}"
+        k, rows, columns = np.indices((5 + patient % 2, 32, 32))
+        distance = np.hypot(rows - random.integers(12, 20), columns - random.integers(12, 20))
+        label = ((distance < 9) & (k > 0)).astype(np.uint8)
+        label[(distance < 4) & (k > 1)] = 2
+        image = np.array([-100, 80, 200])[label] + random.normal(0, 40, label.shape)
+        folder.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / "imaging.nii.gz")
+        nib.save(nib.Nifti1Image(label, affine), folder / "segmentation.nii.gz")
+    training = {"epochs": 2, "samples_per_epoch": 40, "head_steps": 2, "lr": 1e-4, "diagnose_every": 2}
+    section = {
+        "name": "several",
+        "output": str(root / "one"),
+        "source": {"name": "kits", "root": str(root / "data")},
+        "split": {"validation": 2, "test": 1},
+        "preprocess": {"window_hu": [-200, 300]},
+        "teacher": {**INSTANCE, "width": 3},
+        "student": INSTANCE,
+        "methods": [{"name": "hlfd"}],
+        "teacher_training": {**training, "batch_size": 4},
+        "student_training": {**training, "batch_size": 4},
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(section))
+    return path
+
+
+def command(*arguments: str | Path, launcher: list[str] | None = None) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [*(launcher or HLFD), *map(str, arguments)], check=False, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    return [value for _, value in read_curves(folder / "metrics.csv")[name]]
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_are_one_with_twice_the_batch(recipe):
+    root = recipe.parent
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hlfd"]
+    command("train", recipe)
+    command("distill", recipe)
+    (root / "two").mkdir()
+    halves = [f"output={root / 'two'}", "teacher_training.batch_size=2", "student_training.batch_size=2"]
+    command("train", recipe, *halves, "--devices", "2", launcher=torchrun)  # all from the start together
+    command("distill", recipe, *halves, "--devices", "2")  # the second joins when the first begins to train
+    for run_folder in ("teacher", "student-hlfd"):
+        one, two = root / "one" / run_folder, root / "two" / run_folder
+        for name in ("loss/total", "loss/seg"):
+            assert curve(two, name) == pytest.approx(curve(one, name), rel=2e-3, abs=1e-4), name
+        for name in ("val/dice", "val/dice_tumor"):  # a pixel more or less
+            assert curve(two, name) == pytest.approx(curve(one, name), abs=1e-2), name
+        assert len(curve(two, "val/dice")) == 2
+        facts = [Segmenter.load(folder / "model").facts for folder in (one, two)]
+        assert facts[0]["steps"] == facts[1]["steps"] == 20
+        seed = yaml.safe_load(recipe.read_text()).get("seed", 0)
+        assert facts[1]["rank_seeds"] == [rank_seed(seed, 0, rank, 2) for rank in (0, 1)]
+        weights = [Segmenter.load(folder / "model").network.state_dict() for folder in (one, two)]
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[1][name], value, rtol=5e-2, atol=5e-3)
+    terms = [name for name in read_curves(root / "one" / "student-hlfd" / "metrics.csv") if name.startswith("loss/")]
+    assert len(terms) > 5
+    for name in terms:
+        assert curve(root / "two" / "student-hlfd", name) == pytest.approx(
+            curve(root / "one" / "student-hlfd", name), rel=5e-3, abs=2e-4
+        ), name
+    assert len(list((root / "two" / "cache").glob("*.sqlite"))) == 1  # both wrote into it
+    assert not list((root / "two").rglob("*.tmp*"))
+
+
+def test_a_seed_for_each_process_and_step():
+    seeds = {rank_seed(3, step, rank, 2) for step in range(50) for rank in range(2)}
+    assert len(seeds) == 100
+    assert rank_seed(3, 7, 0, 1) == 3 * 1_000_003 + 7
+
+
+def test_too_many_processes_for_an_epoch(make_job):
+    setup = Setup(make_job(samples_per_epoch=3))
+    setup.build()
+    with pytest.raises(InputError, match="a sample an epoch for each of 4 processes, got 3"):
+        setup.loaders.train_dataloader(0, 4)
+
+
+def test_the_shares_of_an_epoch_and_of_the_validation(make_job):
+    setup = Setup(make_job(samples_per_epoch=15, batch_size=2))
+    setup.build()
+    whole = [int(p) for batch in setup.loaders.train_dataloader(0, 1) for p in batch[2]]
+    shares = [[int(p) for batch in setup.loaders.train_dataloader(rank, 2) for p in batch[2]] for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == 6
+    assert [p for pair in zip(*shares, strict=True) for p in pair] == whole[:12]
+    slices = range(9)
+    assert sorted(p for rank in range(4) for p in Share(slices, rank, 4, even=False)) == [*slices]  # each once
+    assert [len(Share(slices, rank, 4, even=False)) for rank in range(4)] == [3, 2, 2, 2]
+
+
+def test_readers_beside_the_training_change_nothing(make_job):
+    alone = run(make_job("alone", epochs=1))
+    job = make_job("beside", epochs=1)
+    beside = run(replace(job, machine=Machine(loader_workers=1)))
+    first, second = (Segmenter.load(model).network.state_dict() for model in (alone, beside))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_accumulated_batches_are_a_step(make_job, monkeypatch):
+    drawn: list[torch.Tensor] = []
+    original = modules.draw_orientations
+
+    def draw(*arguments):
+        drawn.append(original(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(modules, "draw_orientations", draw)
+    model = run(make_job("accumulated", epochs=1, accumulate=3, batch_size=4))
+    assert Segmenter.load(model).facts["steps"] == 3
+    assert len({tuple(orientations.tolist()) for orientations in drawn}) > 5  # each batch has its own
+
+
+def test_profile(make_job, teacher, capsys):
+    job = make_job("measured", method="hlfd", teacher=teacher, kept="never", epochs=1)
+    run(replace(job, machine=Machine(profile=True, threads=1)))
+    found = json.loads((job.folder / "profile.json").read_text())
+    parts = {row["part"]: row for row in found["parts"]}
+    assert {"data", "student, forward", "teacher", "losses, forward", "backward", "optimiser", "validation"} <= set(
+        parts
+    )
+    assert sum(row["seconds"] for row in parts.values()) == pytest.approx(found["seconds"], abs=0.02)
+    assert sum(row["share"] for row in parts.values()) == pytest.approx(1, abs=0.01)
+    assert all(row["seconds"] > 0 for row in parts.values())
+    assert found["batches"] == 9
+    assert "teacher" in capsys.readouterr().err
+
+
+def test_a_compiled_teacher_teaches_the_same(make_job, teacher, monkeypatch):
+    monkeypatch.setattr(FrozenTeacher, "compile", compile_plainly)
+    plain, compiled = (make_job(name, method="kd", teacher=teacher, kept="never") for name in ("a", "b"))
+    run(plain)
+    run(replace(compiled, machine=Machine(compile=True)))
+    losses = [taught(job.folder) for job in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def taught(folder: Path) -> list[float]:
+    """What the one term of ``kd`` was."""
+    (name,) = {n for n in read_curves(folder / "metrics.csv") if n.startswith("loss/")} - {"loss/seg", "loss/total"}
+    return curve(folder, name)
+
+
+def compile_plainly(teacher) -> None:
+    teacher.compiled = True
+    torch.nn.Module.compile(teacher, backend="aot_eager")  # Inductor needs a C++ compiler and a minute
+
+
+def test_a_teacher_in_bf16_is_near_and_not_the_same(make_job, teacher):
+    exact, near = (
+        make_job(precision, method="kd", teacher=teacher, kept="never", teacher_precision=precision)
+        for precision in ("same", "bf16")
+    )
+    run(exact)
+    run(near)
+    losses = [taught(job.folder)[0] for job in (exact, near)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
+
+
+def test_only_the_first_process_speaks(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert first_process()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert not first_process()
+
+
+def test_memory_is_kept_where_the_c_library_can():
+    assert keep_freed_memory() == (sys.platform.startswith("linux") and os.confstr("CS_GNU_LIBC_VERSION") is not None)
