@@ -225,7 +225,7 @@ class PixelLoss(DistillationLoss):
 
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
         """Logits of the student, what `knowledge` gave; of the target only the size is used."""
-        own = student.float() / self.temperature
+        own = student.float().contiguous() / self.temperature  # few channels: channels_last is slow to resize and to sum
         if knowledge.shape[1] > student.shape[1]:
             return self.temperature**2 * self._gathered(own, knowledge, target.shape[1:])
         log_s, log_t = F.log_softmax(resize(own, knowledge.shape[2:]), dim=1), knowledge
@@ -291,7 +291,7 @@ class SegmentationLoss(nn.Module):
         if not bool(labelled.all()):
             logits, target = logits[labelled], target[labelled]
         # Sums over pixels alone are kept: no one-hot target, and no copy of it, takes the size of the logits.
-        log_p = F.log_softmax(logits.float(), 1)
+        log_p = F.log_softmax(logits.float().contiguous(), 1)
         own = log_p.gather(1, target[:, None])[:, 0]
         own_p = own.exp()
         members = [target == k for k in range(1, logits.shape[1])]
