@@ -38,7 +38,7 @@ class Labels:
         if unknown:
             shown = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise InputError(f"{where}: unknown label values {shown}; expected only {sorted(self.raw)}")
-        classes = np.zeros_like(values, dtype=np.uint8)  # and copyto: in the order of memory, which is many times faster
+        classes = np.zeros_like(values, dtype=np.uint8)  # like: in the order of memory, which copyto keeps to
         for value in present.tolist():
             if self.raw[int(value)]:
                 np.copyto(classes, np.uint8(self.raw[int(value)]), where=values == value)

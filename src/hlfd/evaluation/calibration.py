@@ -28,8 +28,9 @@ def calibrate(probabilities: np.ndarray, reference: np.ndarray, where: str) -> d
     """
     if probabilities.shape[1:] != reference.shape:
         raise InputError(f"{where}: expected probabilities of shape C x {reference.shape}, got {probabilities.shape}")
-    if (highest := int(reference.max(initial=0))) >= len(probabilities):
-        raise InputError(f"{where}: expected the probabilities of {highest + 1} classes or more, {len(probabilities)}")
+    needed, given = int(reference.max(initial=0)) + 1, len(probabilities)
+    if given < needed:
+        raise InputError(f"{where}: expected the probabilities of {needed} classes or more, got {given}")
     found = {name: np.zeros((3, BINS)) for name in ("all", "foreground")}
     for k in range(reference.shape[2]):  # a slice at a time: bounds the memory
         p, truth = probabilities[..., k].astype(np.float32), reference[..., k]
