@@ -90,12 +90,13 @@ def test_probabilities(folders, tmp_path: Path):
 def test_an_invented_and_a_missed_tumour_are_counted(folders, hlfd):
     write(folders[0] / "case_0.nii.gz", np.minimum(label_map(0), 1))
     write(folders[1] / "case_1.nii.gz", np.minimum(label_map(1), 1))
-    ended = hlfd("evaluate", "--predictions", folders[0], "--references", folders[1], "--protocol", "lits")
+    given = ("--predictions", folders[0], "--references", folders[1], "--protocol", "lits", "--workers", 1)
+    ended = hlfd("evaluate", *given)
     assert ended.code == 0, ended.err
     counts = r"tumor\s+0\s+1\s+1\s*$"
     assert re.search(counts, ended.out, re.M), ended.out
     assert (folders[0] / "evaluation-lits" / "evaluation.csv").is_file()
-    again = hlfd("evaluate", "--predictions", folders[0], "--references", folders[1], "--protocol", "lits")
+    again = hlfd("evaluate", *given)
     assert again.out == ended.out  # what was written is no case
 
 
@@ -170,7 +171,7 @@ def test_refuses_files(folders, hlfd, spoil, words):
 def test_refuses_arguments(folders, hlfd, tmp_path, arguments, words):
     (tmp_path / "empty").mkdir()
     places = {"P": folders[0], "R": folders[1], "E": tmp_path / "empty"}
-    ended = hlfd("evaluate", *(places.get(a, a) for a in arguments))
+    ended = hlfd("evaluate", *(places.get(a, a) for a in arguments), "--workers", 1)
     assert ended.code == 2
     assert words.replace("E:", f"{tmp_path / 'empty'}:") in ended.err
 
@@ -181,7 +182,7 @@ def test_nan_probabilities_are_refused(folders, hlfd, tmp_path):
         values[0, 0, 4, 0] = np.nan if case == 2 else 1
         write(tmp_path / "s" / f"case_{case}.nii.gz", values)
     given = ("--predictions", folders[0], "--references", folders[1], "--probabilities", tmp_path / "s")
-    ended = hlfd("evaluate", *given)
+    ended = hlfd("evaluate", *given, "--workers", 1)
     assert ended.code == 2
     assert "case_2.nii.gz: expected probabilities, got 1 NaN in slice 4" in ended.err
 
