@@ -1,4 +1,4 @@
-"""HD95, ASSD and surface Dice of one pair of masks: time and memory, beside MONAI, scipy's distance transform, surface-distance.
+"""HD95, ASSD and surface Dice of one pair of masks: time and memory, beside MONAI, scipy and surface-distance.
 
     .venv/bin/python benchmarks/metrics.py [--rounds 5] [--reference FILE --classes 1 2] [--json FILE]
 

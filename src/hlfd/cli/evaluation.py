@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
-    model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL", help="Model folder, or a run that holds it.")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE]", help="Recipe file: its patients.")] = None,
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="Model folder, or a run that holds it.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="Recipe file: its patients.")] = None,
     overrides: Overrides = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Label maps to judge, CASE.nii.gz, in place of MODEL and RECIPE.")

@@ -63,20 +63,18 @@ def match(prediction: np.ndarray, reference: np.ndarray, connectivity: int = 3) 
     groups = {i: g for g, i in enumerate(sorted(set(owner.values())))}
     for j, i in owner.items():
         reference_group[j] = groups[i]
-    within: dict[tuple[int, int], int] = {}
+    within: dict[int, dict[int, int]] = {}
     for (i, j), voxels in common.items():
-        key = i, int(reference_group[j])
-        within[key] = within.get(key, 0) + voxels
-    for i in {i for i, _ in common}:
-        candidates = {g: voxels for (k, g), voxels in within.items() if k == i}
-        prediction_group[i] = max(sorted(candidates), key=lambda g, c=candidates: c[g])
-
-    sizes_p, sizes_r = np.bincount(p.ravel(), minlength=np_ + 1), np.bincount(r.ravel(), minlength=nr + 1)
-    overlaps = np.zeros(len(groups))
-    for group in range(len(groups)):
-        both = sum(v for (i, g), v in within.items() if g == group and prediction_group[i] == group)
-        either = sizes_p[prediction_group == group].sum() + sizes_r[reference_group == group].sum() - both
-        overlaps[group] = both / either
+        shares, group = within.setdefault(i, {}), int(reference_group[j])
+        shares[group] = shares.get(group, 0) + voxels
+    both, either = np.zeros(len(groups)), np.zeros(len(groups))
+    for i, shares in within.items():
+        prediction_group[i] = best = min(shares, key=lambda g, s=shares: (-s[g], g))
+        both[best] += shares[best]
+    for components, group in ((p, prediction_group), (r, reference_group)):
+        sizes = np.bincount(components.ravel(), minlength=len(group))
+        np.add.at(either, group[group >= 0], sizes[group >= 0])
+    overlaps = both / (either - both)
     return Matched(p, r, prediction_group, reference_group, overlaps, box)
 
 
