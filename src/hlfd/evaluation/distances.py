@@ -80,7 +80,7 @@ def surface_distances(
 ) -> SurfaceDistances | None:
     """Distances between the surfaces of two boolean masks of one shape; None if either is empty.
 
-    Only the box around both is looked at, and points that both surfaces have are not looked up.
+    Only the box around both is looked at.
 
     Args:
         spacing_mm: of each axis.
