@@ -18,8 +18,9 @@ def test_two_patients_have_the_exact_interval():
 def test_few_patients_match_full_enumeration():
     values = np.array([0.10, 0.55, 0.62, 0.80, 0.93])
     means = [np.mean(draw) for draw in itertools.product(values, repeat=len(values))]
-    # Five patients give few different means, so sampling moves the ends from one to the next: bounds, not a tolerance.
-    lows, highs = np.quantile(means, [0.022, 0.028]), np.quantile(means, [0.972, 0.978])
+    # Hesterberg 2015, table 4: for n = 5, percentiles of 0.1 % rather than 2.5 %. Five patients give few different
+    # means, so sampling moves the ends from one to the next: bounds, not a tolerance.
+    lows, highs = np.quantile(means, [0.0004, 0.0016]), np.quantile(means, [0.9984, 0.9996])
     got = mean_interval(values, resamples=50_000)
     assert got.low is not None
     assert lows[0] - 1e-12 <= got.low <= lows[1] + 1e-12
@@ -37,15 +38,23 @@ def test_many_patients_match_the_normal_interval():
     assert mean_interval(values, level=0.5).low == pytest.approx(values.mean() - quartile, abs=0.1 * half)
 
 
-def test_covers_the_true_mean_about_as_often_as_it_says():
+@pytest.mark.parametrize("patients", [8, 40])
+def test_covers_the_true_mean_about_as_often_as_it_says(patients: int):
     draw = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        got = mean_interval(draw.uniform(size=40), resamples=400)
+    hits = plain = 0
+    for _ in range(600):
+        values = draw.uniform(size=patients)
+        got = mean_interval(values, resamples=400)
         assert got.low is not None
         assert got.high is not None
         hits += got.low <= 0.5 <= got.high
-    assert 0.88 <= hits / 200 <= 0.99
+        means = draw.choice(values, (400, patients)).mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        plain += low <= 0.5 <= high
+    assert 0.93 <= hits / 600 <= 0.985  # 0.95, and what 600 trials and 400 resamples leave open
+    assert hits >= plain
+    if patients < 10:
+        assert plain / 600 < 0.93  # the plain percentile interval is too narrow for few patients
 
 
 def test_seed_and_order():
