@@ -16,7 +16,7 @@ from hlfd.recipe import Recipe, from_values
 from hlfd.sections import Method
 from hlfd.study import preflight, search, steps
 from hlfd.study.cells import Cell, Ledger, chosen, plan
-from hlfd.study.lock import claim
+from hlfd.study.lock import claim, hold
 
 POLL_S = 2.0
 """Pause between two looks at cells that other processes hold."""
@@ -33,16 +33,14 @@ def ready(recipe: Recipe, workers: int | None = None) -> steps.Workspace:
     if recipe.study and recipe.study.search:
         search.check([m for m in recipe.methods if m.name != "seg"], recipe.study.search)
     workspace = steps.Workspace(recipe, workers)
-    while True:  # of several processes that begin together, one prepares
-        with claim(recipe.folder / "cells" / "data.lock") as mine:
-            if mine:
-                for fold in recipe.folds:
-                    workspace.split(fold)  # a split that can't be is said before hours of work
-                for network in recipe.study.students.values() if recipe.study else ():
-                    preflight.check(workspace.of(recipe.model_copy(update={"student": network})))
-                preflight.check(workspace)
-                return workspace
-        time.sleep(POLL_S)
+    with hold(recipe.folder / "cells" / "data.lock"):  # of several processes that begin together, one prepares
+        for fold in recipe.folds:
+            workspace.split(fold)  # a split that can't be is said before hours of work
+        for network in recipe.study.students.values() if recipe.study else ():
+            preflight.check(workspace.of(recipe.model_copy(update={"student": network})))
+        preflight.check(workspace)
+        _ = workspace.store
+    return workspace
 
 
 def run(recipe: Recipe, *, only: str | None = None, jobs: int = 1, workers: int | None = None) -> steps.Workspace:

@@ -11,6 +11,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,17 @@ def claim(path: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> Ge
         heart.join()
         if _read(path) == token:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold(path: Path, poll_s: float = 1.0) -> Generator[None]:
+    """Hold the lock at ``path`` for a block, however long others hold it before."""
+    while True:
+        with claim(path) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(poll_s)
 
 
 def _acquire(path: Path, stale_s: float) -> str | None:

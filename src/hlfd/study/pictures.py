@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,21 +15,21 @@ from hlfd.io import nifti
 from hlfd.report.arrows import Arrow
 from hlfd.report.model import ImportancePicture, PatientPicture, ReportData
 from hlfd.segmenter import Segmenter
+from hlfd.study.collect import ModelRuns, over_seeds
 from hlfd.study.steps import Workspace
 from hlfd.training.logs import read_curves
 from hlfd.volume import Volume
 
-if TYPE_CHECKING:
-    from hlfd.study.compare import ModelRuns
 
 ROLES = ("e1", "e2", "e3", "e4", "e5")
 
 
-def report_data(workspace: Workspace, results: dict[str, Any], runs: "Sequence[ModelRuns]") -> ReportData:
+def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRuns]) -> ReportData:
     """Curves of the first fold; pictures of the worst, median and best patient by the last model's last region."""
     labels = workspace.source.labels
     region, judge = list(labels.regions)[-1], runs[-1]
-    ranked = sorted(range(len(judge.cases)), key=lambda i: judge.cases[i].regions[region].dice)
+    judged = over_seeds(judge)
+    ranked = sorted(range(len(judged)), key=lambda i: judged[i].regions[region].dice)
     chosen: list[tuple[Literal["worst", "median", "best"], int]] = [("worst", ranked[0])]
     if len(ranked) > 2:
         chosen.append(("median", ranked[len(ranked) // 2]))
@@ -42,7 +42,7 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: "Sequence[M
         title=f"Comparison: {workspace.recipe.name}",
         intro=_intro(workspace, results),
         results=results,
-        curves={run.name: read_curves(run.folders[first] / "metrics.csv") for run in runs},
+        curves={run.name: read_curves(run.run_of(first).folder / "metrics.csv") for run in runs},
         patients=pictures,
         importance=[_importance(workspace, runs, middle, region)],
         facts=_facts(workspace, results),
@@ -52,13 +52,13 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: "Sequence[M
     )
 
 
-def _terms(run: "ModelRuns", fold: int) -> dict[str, Arrow]:
-    facts = Segmenter.load(run.folders[fold] / "model").facts
+def _terms(run: ModelRuns, fold: int) -> dict[str, Arrow]:
+    facts = Segmenter.load(run.run_of(fold).model).facts
     return {name: Arrow(**term) for name, term in (facts.get("terms") or {}).items()}
 
 
-def _fold_of(run: "ModelRuns", workspace: Workspace, patient: str) -> int:
-    return next(fold for fold in run.folders if patient in workspace.split(fold).test)
+def _fold_of(run: ModelRuns, workspace: Workspace, patient: str) -> int:
+    return next(one.fold for one in run.runs if patient in workspace.split(one.fold).test)
 
 
 def _key_slice(reference: np.ndarray, region: np.ndarray) -> int:
@@ -71,19 +71,19 @@ def _key_slice(reference: np.ndarray, region: np.ndarray) -> int:
 
 def _patient(
     workspace: Workspace,
-    runs: "Sequence[ModelRuns]",
+    runs: Sequence[ModelRuns],
     rank: Literal["worst", "median", "best"],
     index: int,
     region: str,
 ) -> PatientPicture:
-    result = runs[-1].cases[index]
+    result = over_seeds(runs[-1])[index]
     case = case_named(workspace.source, result.case)
     image = workspace.source.read_image(case).oriented(AXCODES)
     reference = workspace.source.read_label(case).oriented(AXCODES).voxels
     k = _key_slice(reference, workspace.source.labels.region(reference, region))
     predictions = {}
     for run in runs:
-        folder = run.folders[_fold_of(run, workspace, result.patient)]
+        folder = run.run_of(_fold_of(run, workspace, result.patient)).folder
         volume: Volume = nifti.read_label(folder / "predictions" / f"{case.id}.nii.gz")
         predictions[run.name] = volume.oriented(AXCODES).voxels[k]
     return PatientPicture(
@@ -94,13 +94,13 @@ def _patient(
         spacing_mm=image.spacing_mm[1:],
         reference=reference[k],
         predictions=predictions,
-        scores={run.name: {name: o.dice for name, o in run.cases[index].regions.items()} for run in runs},
+        scores={run.name: {name: o.dice for name, o in over_seeds(run)[index].regions.items()} for run in runs},
     )
 
 
 @torch.inference_mode()
-def _importance(workspace: Workspace, runs: "Sequence[ModelRuns]", index: int, region: str) -> ImportancePicture:
-    result = runs[-1].cases[index]
+def _importance(workspace: Workspace, runs: Sequence[ModelRuns], index: int, region: str) -> ImportancePicture:
+    result = over_seeds(runs[-1])[index]
     stored = workspace.store.cases[result.case]
     image, target = workspace.store.slices(result.case)
     reference = np.asarray(target[:])
@@ -108,7 +108,7 @@ def _importance(workspace: Workspace, runs: "Sequence[ModelRuns]", index: int, r
     pixels = torch.from_numpy(np.asarray(image[k])).float()[None, None]
     maps: dict[str, dict[str, np.ndarray]] = {}
     for run in runs:
-        model = Segmenter.load(run.folders[_fold_of(run, workspace, result.patient)] / "model")
+        model = Segmenter.load(run.run_of(_fold_of(run, workspace, result.patient)).model)
         features = model.network(pixels)
         maps[run.name] = {
             role: importance_map(features[role]).reshape(features[role].shape[2:]).numpy()

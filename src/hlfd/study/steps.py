@@ -34,10 +34,9 @@ class Workspace:
         self.workers = workers or os.cpu_count() or 1
 
     def of(self, recipe: Recipe) -> "Workspace":
-        """The same data, splits and folder for a recipe that differs in its student or seed alone."""
+        """The same folder, and what is ready of the data, for a recipe that differs in its student or seed alone."""
         other = Workspace(recipe, self.workers)
-        for part in ("source", "store", "splits"):
-            setattr(other, part, getattr(self, part))
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("source", "store", "splits")})
         return other
 
     @cached_property
