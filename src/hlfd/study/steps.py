@@ -11,7 +11,8 @@ from hlfd.data.prepare import prepare
 from hlfd.data.splits import Split, inner_splits, make_splits, read_splits, write_splits
 from hlfd.data.store import Store
 from hlfd.errors import InputError
-from hlfd.evaluation.protocols import CaseResult, evaluate_case, write_evaluation
+from hlfd.evaluation import protocols
+from hlfd.evaluation.protocols import CaseResult, Protocol, evaluate_case, write_evaluation
 from hlfd.inference import predict
 from hlfd.io import nifti
 from hlfd.progress import console, progress
@@ -220,18 +221,28 @@ def _shared(workspace: Workspace, split: Split) -> dict[str, Any]:
     }
 
 
-def evaluate(model_folder: Path, workspace: Workspace, part: Part, fold: int, folder: Path) -> list[CaseResult]:
+def evaluate(
+    model_folder: Path,
+    workspace: Workspace,
+    part: Part,
+    fold: int,
+    folder: Path,
+    protocol: Protocol | None = None,
+) -> list[CaseResult]:
     """Predict every case of a part on its own grid and measure it against its label map.
 
     Args:
         model_folder: a `Segmenter`.
         part: which patients; ``all`` needs no split.
         folder: gets ``predictions/CASE.nii.gz``, ``evaluation.json`` and ``evaluation.csv``.
+        protocol: how to judge; None: ``default``.
 
     Raises:
         InputError: the model's classes are others than the data's, or it learned from patients it is to be tested on.
     """
     source, model = workspace.source, Segmenter.load(model_folder)
+    protocol = protocol or protocols.load("default")
+    protocol.regions(source.labels)  # labels that it isn't made for are said before the work
     patients = workspace.patients if part == "all" else getattr(workspace.split(fold), part)
     if model.labels.names != source.labels.names:
         raise InputError(
@@ -245,8 +256,10 @@ def evaluate(model_folder: Path, workspace: Workspace, part: Part, fold: int, fo
         for case in cases:
             prediction = predict(model, source.read_image(case))
             nifti.write_label(folder / "predictions" / f"{case.id}.nii.gz", prediction, model.description)
-            overlaps = evaluate_case(prediction, source.read_label(case), model.labels, case.id)
-            results.append(CaseResult(case.id, case.patient, overlaps))
+            reference = source.read_label(case)
+            results.append(
+                evaluate_case(prediction, reference, model.labels, case.id, patient=case.patient, protocol=protocol)
+            )
             advance()
-    write_evaluation(folder, results)
+    write_evaluation(folder, results, protocol)
     return results

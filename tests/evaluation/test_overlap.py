@@ -1,6 +1,7 @@
 """Overlap against pencil and paper, against sets of voxels, and its laws on random masks."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hlfd.errors import InputError
-from hlfd.evaluation.metrics import Overlap, overlap
+from hlfd.evaluation.overlap import Overlap, count, overlap, overlap_of
 
 
 def mask(shape: tuple[int, ...], *boxes: tuple[slice, ...]) -> np.ndarray:
@@ -24,24 +25,31 @@ def slow_overlap(prediction: np.ndarray, reference: np.ndarray) -> dict[str, flo
     p = {i for i in np.ndindex(prediction.shape) if prediction[i]}
     g = {i for i in np.ndindex(reference.shape) if reference[i]}
     if not p and not g:
-        return {"dice": 1, "voe": 0, "rvd": 0, "abs_rvd": 0}
+        return {"dice": 1, "jaccard": 1, "voe": 0, "rvd": 0, "abs_rvd": 0, "precision": 1, "recall": 1}
     rvd = len(p) / len(g) - 1 if g else math.nan
     return {
         "dice": len(p & g) / ((len(p) + len(g)) / 2),
+        "jaccard": len(p & g) / len(p | g),
         "voe": len(p ^ g) / len(p | g),
         "rvd": rvd,
         "abs_rvd": abs(rvd),
+        "precision": len(p & g) / len(p) if p else 0,
+        "recall": len(p & g) / len(g) if g else math.nan,
     }
 
 
 # Two cubes of 4 x 4 x 4 that share 2 x 4 x 4; a box inside another; apart; equal.
-CUBE = mask((10, 6, 6), (slice(0, 4), slice(0, 4), slice(0, 4)))
-ANALYTIC = {
-    "shifted": (mask((10, 6, 6), (slice(2, 6), slice(0, 4), slice(0, 4))), CUBE, Overlap(0.5, 2 / 3, 0.0, 0.0)),
-    "half": (mask((10, 6, 6), (slice(0, 2), slice(0, 4), slice(0, 4))), CUBE, Overlap(2 / 3, 0.5, -0.5, 0.5)),
-    "twice": (mask((10, 6, 6), (slice(0, 8), slice(0, 4), slice(0, 4))), CUBE, Overlap(2 / 3, 0.5, 1.0, 1.0)),
-    "apart": (mask((10, 6, 6), (slice(6, 8), slice(0, 4), slice(0, 4))), CUBE, Overlap(0.0, 1.0, -0.5, 0.5)),
-    "equal": (CUBE, CUBE, Overlap(1.0, 0.0, 0.0, 0.0)),
+def box(start: int, stop: int) -> np.ndarray:
+    return mask((10, 6, 6), (slice(start, stop), slice(0, 4), slice(0, 4)))
+
+
+CUBE = box(0, 4)
+ANALYTIC = {  # dice, jaccard, voe, rvd, abs_rvd, precision, recall
+    "shifted": (box(2, 6), CUBE, Overlap(1 / 2, 1 / 3, 2 / 3, 0.0, 0.0, 1 / 2, 1 / 2)),
+    "half": (box(0, 2), CUBE, Overlap(2 / 3, 1 / 2, 1 / 2, -0.5, 0.5, 1.0, 1 / 2)),
+    "twice": (box(0, 8), CUBE, Overlap(2 / 3, 1 / 2, 1 / 2, 1.0, 1.0, 1 / 2, 1.0)),
+    "apart": (box(6, 8), CUBE, Overlap(0.0, 0.0, 1.0, -0.5, 0.5, 0.0, 0.0)),
+    "equal": (CUBE, CUBE, Overlap(1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0)),
 }
 
 
@@ -49,19 +57,21 @@ ANALYTIC = {
 def test_boxes(name: str):
     prediction, reference, expected = ANALYTIC[name]
     got = overlap(prediction, reference)
-    assert [got.dice, got.voe, got.rvd, got.abs_rvd] == pytest.approx(
-        [expected.dice, expected.voe, expected.rvd, expected.abs_rvd], abs=1e-12
-    )
+    assert asdict(got) == pytest.approx(asdict(expected), abs=1e-12)
 
 
 def test_empty_policy():
     empty, full = np.zeros((3, 3), bool), np.ones((3, 3), bool)
-    assert overlap(empty, empty) == Overlap(dice=1.0, voe=0.0, rvd=0.0, abs_rvd=0.0)
-    assert overlap(empty, full) == Overlap(dice=0.0, voe=1.0, rvd=-1.0, abs_rvd=1.0)
+    assert overlap(empty, empty) == Overlap(1.0, 1.0, 0.0, 0.0, 0.0, precision=1.0, recall=1.0)
+    assert overlap(empty, full) == Overlap(0.0, 0.0, 1.0, -1.0, 1.0, precision=0.0, recall=0.0)
     invented = overlap(full, empty)
-    assert (invented.dice, invented.voe) == (0.0, 1.0)
+    assert (invented.dice, invented.jaccard, invented.voe, invented.precision) == (0.0, 0.0, 1.0, 0.0)
     assert math.isnan(invented.rvd)
     assert math.isnan(invented.abs_rvd)
+    assert math.isnan(invented.recall)
+    kinds = {"both": (empty, empty), "reference": (full, empty), "prediction": (empty, full), "": (full, full)}
+    assert all(count(*pair).empty == kind for kind, pair in kinds.items())
+    assert overlap_of(count(full, full)).dice == 1.0
 
 
 @pytest.mark.parametrize(

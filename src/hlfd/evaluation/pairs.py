@@ -1,0 +1,78 @@
+"""A prediction beside its reference: checked, and cut to the box around both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hlfd.errors import InputError
+from hlfd.evaluation.overlap import Counts, count
+from hlfd.evaluation.surfaces import bounding_box
+from hlfd.labels import Labels
+from hlfd.volume import Volume
+
+Regions = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Class indices of prediction and reference in the box around everything that isn't background in either.
+
+    Attributes:
+        prediction, reference: of one shape.
+        spacing_mm: of each axis.
+        diagonal_mm: of the whole volume: no distance within it is longer.
+        regions: region -> the class indices it is made of.
+    """
+
+    prediction: np.ndarray
+    reference: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    diagonal_mm: float
+    regions: Regions
+
+    def masks(self, region: str) -> tuple[np.ndarray, np.ndarray]:
+        """Boolean masks of a region, prediction and reference."""
+        member = np.zeros(256, dtype=bool)
+        member[list(self.regions[region])] = True
+        return member[self.prediction], member[self.reference]
+
+    def counts(self, region: str) -> Counts:
+        """Voxels of a region in prediction, reference and both."""
+        return count(*self.masks(region))
+
+
+def make_pair(prediction: Volume, reference: Volume, labels: Labels, regions: Regions, case: str) -> Pair:
+    """Check two label maps and bring them together.
+
+    Args:
+        prediction: class indices, on the grid of the reference.
+        reference: class indices.
+        labels: what the class indices mean.
+        regions: what is to be measured.
+        case: the case's id, for messages.
+
+    Raises:
+        InputError: if the grids differ, or a volume holds anything but the class indices of ``labels``.
+    """
+    reference.require_same_grid(prediction, f"{case}: prediction")
+    _require_classes(prediction.voxels, labels, f"{case}: prediction")
+    _require_classes(reference.voxels, labels, f"{case}: reference")
+    spacing = reference.spacing_mm
+    box = bounding_box(prediction.voxels, reference.voxels) or (slice(0, 0),) * 3
+    return Pair(
+        prediction.voxels[box].astype(np.uint8, copy=False),
+        reference.voxels[box].astype(np.uint8, copy=False),
+        spacing,
+        float(np.linalg.norm(np.multiply(reference.shape, spacing))),
+        regions,
+    )
+
+
+def _require_classes(voxels: np.ndarray, labels: Labels, what: str) -> None:
+    if voxels.dtype.kind not in "iu":
+        raise InputError(f"{what}: expected integer class indices, got {voxels.dtype}")
+    low, high = int(voxels.min(initial=0)), int(voxels.max(initial=0))
+    if low < 0 or high >= labels.classes:
+        found = low if low < 0 else high
+        raise InputError(f"{what}: expected class indices 0 to {labels.classes - 1}, got {found}")

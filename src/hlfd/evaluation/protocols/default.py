@@ -1,0 +1,66 @@
+"""Everything: overlap, volumes, surface distances, surface Dice and, for tumours and lesions, lesion-wise detection."""
+
+from collections.abc import Sequence
+
+from hlfd.evaluation.distances import surface_distances
+from hlfd.evaluation.lesions import detection, lesions_of, match
+from hlfd.evaluation.pairs import Pair
+from hlfd.evaluation.protocol import Measured, Protocol, Totals
+from hlfd.evaluation.protocols import _shared
+from hlfd.evaluation.results import CaseResult, Lesion, Scores
+
+LESION_WORDS = ("tumor", "tumour", "lesion", "mass", "cyst", "metastas", "nodule")
+
+EMPTY_POLICY = (
+    "both empty: dice, jaccard, precision, recall, surface Dice 1, the rest 0; only the prediction empty (a miss): "
+    "overlap and surface Dice 0, voe 1, rvd -1, abs_rvd 1, distances the volume's diagonal; only the reference empty: "
+    "the same, but rvd, abs_rvd, recall undefined (null); lesion recall is undefined without reference lesions, lesion "
+    "precision and F1 without any; undefined values are counted and left out of means"
+)
+
+
+def build(*, tolerance_mm: float = 2.0) -> Protocol:
+    """Overlap, volumes, surface distances, surface Dice, lesion-wise detection; every slice of every case counts.
+
+    Args:
+        tolerance_mm: of the surface Dice.
+
+    A region is taken to consist of lesions if its name says so (tumor, lesion, mass, cyst, metastases, nodule).
+    Components touch by faces, edges or corners; surfaces are border voxels that lack a neighbour across a face.
+    """
+
+    def measure(pair: Pair) -> Measured:
+        scores: dict[str, Scores] = {}
+        lesions: dict[str, tuple[Lesion, ...]] = {}
+        for region in pair.regions:
+            prediction, reference = pair.masks(region)
+            distances = surface_distances(prediction, reference, pair.spacing_mm)
+            scores[region] = Scores(
+                _shared.overlap_scores(pair, region)
+                | _shared.distance_scores(pair, region, distances)
+                | {"surface_dice": _shared.surface_dice(pair, region, distances, tolerance_mm)}
+                | _shared.volume_scores(pair, region)
+            )
+            if consists_of_lesions(region):
+                lesions[region] = lesions_of(match(prediction, reference), pair.spacing_mm)
+                scores[region] |= detection(lesions[region])
+        return Measured(scores, lesions)
+
+    return Protocol(
+        "default", EMPTY_POLICY, _shared.regions_as_declared, measure, totals, options={"tolerance_mm": tolerance_mm}
+    )
+
+
+def consists_of_lesions(region: str) -> bool:
+    """Whether the region's name is that of a lesion."""
+    return any(word in region.lower() for word in LESION_WORDS)
+
+
+def totals(cases: Sequence[CaseResult]) -> Totals:
+    """Global Dice, and detection over all lesions."""
+    regions = {
+        region: {"dice_global": _shared.dice_global(cases, region)}
+        | (_shared.lesion_totals(cases, region) if consists_of_lesions(region) else {})
+        for region in cases[0].regions
+    }
+    return {**regions, **_shared.calibration_totals(cases)}
