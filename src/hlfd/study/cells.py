@@ -109,8 +109,8 @@ class Ledger:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def open(self, recipe: Recipe) -> None:
-        """Write down what the study is, or see that the folder holds the same one; methods may be added.
+    def require_same(self, recipe: Recipe) -> dict[str, Any]:
+        """What the folder's study is once this recipe joins it, with more methods or students or without.
 
         Raises:
             InputError: the folder holds a study of another recipe.
@@ -121,9 +121,11 @@ class Ledger:
             _require_same(self.folder, before, now)
             for key in _GROWING:
                 now[key] = {**before.get(key, {}), **now[key]}
-            if now == before:
-                return
-        write_json(path, now)
+        return now
+
+    def open(self, recipe: Recipe) -> None:
+        """Write down what the study is. Raises as `require_same`."""
+        write_json(self.folder / "study.json", self.require_same(recipe))
 
     def lock(self, cell: Cell) -> Path:
         """The cell's lock file."""

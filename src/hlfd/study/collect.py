@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hlfd.cost import ms_per_slice, multiply_adds
-from hlfd.evaluation.protocols import CaseResult, read_evaluation, summarize
+from hlfd.evaluation.results import CaseResult, Scores, read_evaluation
+from hlfd.evaluation.summary import summarize
 from hlfd.evaluation.statistics import mean_interval
 from hlfd.segmenter import Segmenter
 from hlfd.study import steps
@@ -122,12 +123,12 @@ def over_seeds(model: ModelRuns) -> list[CaseResult]:
     return merged
 
 
-def _mean_of(values: Sequence[Any]) -> Any:
-    rows = np.array([list(asdict(value).values()) for value in values], dtype=np.float64)
-    known = ~np.isnan(rows)
-    means = np.where(known, rows, 0).sum(0) / np.maximum(known.sum(0), 1)
-    means = np.where(known.any(0), means, np.nan)
-    return type(values[0])(**dict(zip(asdict(values[0]), map(float, means), strict=True)))
+def _mean_of(values: Sequence[Scores]) -> Scores:
+    means = Scores()
+    for metric in dict.fromkeys(metric for scores in values for metric in scores):
+        known = [v for scores in values if not np.isnan(v := scores.get(metric, np.nan))]
+        means[metric] = float(np.mean(known)) if known else float("nan")
+    return means
 
 
 def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def ready(recipe: Recipe, workers: int | None = None) -> steps.Workspace:
         InputError: a recipe that can't be run, or a folder with another study.
     """
     ledger = Ledger(recipe.folder)
-    ledger.open(recipe)
+    ledger.require_same(recipe)
     if recipe.study and recipe.study.search:
         search.check([m for m in recipe.methods if m.name != "seg"], recipe.study.search)
     workspace = steps.Workspace(recipe, workers)
@@ -39,6 +39,7 @@ def ready(recipe: Recipe, workers: int | None = None) -> steps.Workspace:
         for network in recipe.study.students.values() if recipe.study else ():
             preflight.check(workspace.of(recipe.model_copy(update={"student": network})))
         preflight.check(workspace)
+        ledger.open(recipe)  # now that nothing is refused any more
         _ = workspace.store
     return workspace
 
