@@ -111,7 +111,7 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
         front = [places[points.index(point)] for point in pareto(points)]
         if len(front) > 1:  # a step: between two models there is none
             xs, ys = zip(*front, strict=True)
-            look: dict[str, Any] = {"color": _MUTED, "lw": 1.2, "ls": (0, (4, 3)), "drawstyle": "steps-post"}
+            look: dict[str, Any] = {"color": _MUTED, "lw": 1.2, "ls": (0, (4, 3)), "drawstyle": "steps-post", "zorder": 1}
             axes.plot(xs, ys, transform=IdentityTransform(), **look)
         names: list[_Name] = []
         for point, dx, (x, y) in zip(points, shifts, places, strict=True):
@@ -127,7 +127,7 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
             near = [px for px, py in places if abs(px - x) < 60 and abs(py - y) < 12]
             names.append(_Name(point.name, point.slot, max(near) + 11 if right else min(near) - 11, y, right))
         if crowd <= 3:  # more names than that in one place would hide each other: the legend tells
-            _write(axes, names)
+            _write(axes, names, backed=True)
         return _svg(figure, title)
 
 
@@ -228,7 +228,7 @@ class _Name:
     right: bool
 
 
-def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15) -> None:
+def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15, *, backed: bool = False) -> None:
     """Write names beside their places, moved up or down until none lies on another."""
     for side in (True, False):
         column = sorted((n for n in names if n.right == side), key=lambda n: n.y)
@@ -244,6 +244,8 @@ def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15) -> None:
         box = axes.bbox
         shift = min(0.0, box.y1 - heights[-1]) or max(0.0, box.y0 + line_px / 2 - heights[0])
         look: dict[str, Any] = {"ha": "left" if side else "right", "va": "center", "transform": IdentityTransform()}
+        if backed:  # lines pass behind
+            look["bbox"] = {"facecolor": _SURFACE, "edgecolor": "none", "pad": 0.5}
         for name, height in zip(column, heights, strict=True):
             axes.text(name.x, height + shift, name.text, color=_MODEL[name.slot], **look)
 

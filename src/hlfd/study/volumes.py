@@ -33,7 +33,7 @@ def viewer_case(
         grid[:3, :3] = affine[:3, :3] * steps
         grid[:3, 3] += affine[:3, :3] @ ((steps - 1) / 2)  # the centre of the first coarse voxel
         packed = _nifti(_averaged(bright, steps), grid)
-        others = {name: _nifti(_picked(mask.voxels[box], steps), grid) for name, mask in masks.items()}
+        others = {name: _nifti(_picked(mask.voxels[box], steps), grid, label=True) for name, mask in masks.items()}
         if (len(packed) + sum(map(len, others.values()))) * 4 / 3 <= most_bytes:
             return ViewerCase(title, packed, others, (int(steps[0]), int(steps[1]), int(steps[2])))
         spacing = np.asarray(image.spacing_mm) * steps
@@ -69,5 +69,8 @@ def _picked(voxels: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return padded[i, j, k].astype(np.uint8)
 
 
-def _nifti(voxels: np.ndarray, affine: np.ndarray) -> bytes:
-    return gzip.compress(nib.Nifti1Image(voxels, affine).to_bytes(), 9, mtime=0)
+def _nifti(voxels: np.ndarray, affine: np.ndarray, *, label: bool = False) -> bytes:
+    image = nib.Nifti1Image(voxels, affine)
+    if label:
+        image.header.set_intent("label")  # the viewer outlines what says so
+    return gzip.compress(image.to_bytes(), 9, mtime=0)
