@@ -33,15 +33,15 @@ class Labels:
 
     def to_classes(self, values: np.ndarray, where: str) -> np.ndarray:
         """Values of a label file as class indices (uint8, same shape). Raises `InputError` for a value not declared."""
-        present = _present(values)
+        present = values_present(values)
         unknown = [v for v in present.tolist() if v not in self.raw]
         if unknown:
             shown = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise InputError(f"{where}: unknown label values {shown}; expected only {sorted(self.raw)}")
-        classes = np.zeros(values.shape, dtype=np.uint8)
+        classes = np.zeros_like(values, dtype=np.uint8)  # like: in the order of memory, which copyto keeps to
         for value in present.tolist():
             if self.raw[int(value)]:
-                classes[values == value] = self.raw[int(value)]
+                np.copyto(classes, np.uint8(self.raw[int(value)]), where=values == value)
         return classes
 
     def region(self, classes: np.ndarray, name: str) -> np.ndarray:
@@ -49,10 +49,13 @@ class Labels:
         return np.isin(classes, self.regions[name])
 
 
-def _present(values: np.ndarray) -> np.ndarray:
-    """As `np.unique`, without sorting a volume of small integers."""
+def values_present(values: np.ndarray) -> np.ndarray:
+    """As `np.unique`, without sorting a volume of small integers, and in little memory."""
     if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < 1 << 16:
-        return np.flatnonzero(np.bincount(values.ravel()))
+        flat, found = values.ravel(order="K"), np.zeros(int(values.max()) + 1, dtype=np.int64)
+        for start in range(0, flat.size, 1 << 20):  # counting makes 8-byte integers: a part of them at a time
+            found += np.bincount(flat[start : start + (1 << 20)], minlength=found.size)
+        return np.flatnonzero(found)
     return np.unique(values)
 
 

@@ -1,12 +1,12 @@
 """A prediction beside its reference: checked, and cut to the box around both."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from hlfd.errors import InputError
-from hlfd.evaluation.overlap import Counts, count
 from hlfd.evaluation.surfaces import bounding_box
 from hlfd.labels import Labels
 from hlfd.volume import Volume
@@ -22,6 +22,7 @@ class Pair:
         prediction, reference: of one shape.
         spacing_mm: of each axis.
         diagonal_mm: of the whole volume: no distance within it is longer.
+        axial_axis: the axis that runs along the patient.
         regions: region -> the class indices it is made of.
     """
 
@@ -29,17 +30,19 @@ class Pair:
     reference: np.ndarray
     spacing_mm: tuple[float, float, float]
     diagonal_mm: float
+    axial_axis: int
     regions: Regions
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return math.prod(self.spacing_mm) / 1000
 
     def masks(self, region: str) -> tuple[np.ndarray, np.ndarray]:
         """Boolean masks of a region, prediction and reference."""
         member = np.zeros(256, dtype=bool)
         member[list(self.regions[region])] = True
         return member[self.prediction], member[self.reference]
-
-    def counts(self, region: str) -> Counts:
-        """Voxels of a region in prediction, reference and both."""
-        return count(*self.masks(region))
 
 
 def make_pair(prediction: Volume, reference: Volume, labels: Labels, regions: Regions, case: str) -> Pair:
@@ -65,6 +68,7 @@ def make_pair(prediction: Volume, reference: Volume, labels: Labels, regions: Re
         reference.voxels[box].astype(np.uint8, copy=False),
         spacing,
         float(np.linalg.norm(np.multiply(reference.shape, spacing))),
+        int(np.abs(reference.affine[2, :3] / spacing).argmax()),
         regions,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hlfd.evaluation.overlap import Counts
 from hlfd.evaluation.pairs import Pair, Regions, make_pair
 from hlfd.evaluation.results import Calibration, CaseResult, Lesion, Scores
 from hlfd.labels import Labels
@@ -14,9 +15,10 @@ Totals = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a protocol finds in one case: region -> scores, region -> lesions."""
+    """What a protocol finds in one case: region -> scores, voxels, lesions."""
 
     regions: Mapping[str, Scores]
+    voxels: Mapping[str, Counts]
     lesions: Mapping[str, Sequence[Lesion]] = field(default_factory=dict[str, Sequence[Lesion]])
 
 
@@ -26,6 +28,7 @@ class Protocol:
 
     Attributes:
         name: the module's.
+        metrics: those that a table shows, of all that are measured.
         empty_policy: what empty masks give, in a sentence or two; it stands in every result.
         regions: labels -> region -> class indices. Raises `InputError` for labels that the protocol is not made for.
         measure: one case.
@@ -35,6 +38,7 @@ class Protocol:
     """
 
     name: str
+    metrics: tuple[str, ...]
     empty_policy: str
     regions: Callable[[Labels], Regions]
     measure: Callable[[Pair], Measured]
@@ -69,5 +73,4 @@ def evaluate_case(
     """
     pair = make_pair(prediction, reference, labels, protocol.regions(labels), case)
     found = protocol.measure(pair)
-    voxels = {region: pair.counts(region) for region in pair.regions}
-    return CaseResult(case, patient or case, found.regions, voxels, found.lesions, calibration or {})
+    return CaseResult(case, patient or case, found.regions, found.voxels, found.lesions, calibration or {})

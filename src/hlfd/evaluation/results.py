@@ -109,6 +109,7 @@ def write_evaluation(folder: str | Path, cases: Sequence[CaseResult], protocol: 
 
     An undefined value is null in the JSON and an empty field in the CSV.
     """
+    from hlfd.evaluation.calibration import calibration_totals
     from hlfd.evaluation.summary import count_empty, summarize
 
     folder = Path(folder)
@@ -121,7 +122,7 @@ def write_evaluation(folder: str | Path, cases: Sequence[CaseResult], protocol: 
             "cases": [_case_as_json(case) for case in cases],
             "labels": summarize(cases),
             "empty": count_empty(cases),
-            "global": protocol.totals(cases),
+            "global": {**protocol.totals(cases), **calibration_totals(cases)},
         }
     )
     metrics = list(dict.fromkeys(m for case in cases for scores in case.regions.values() for m in scores))

@@ -32,10 +32,12 @@ class Summary:
 def mean_interval(
     values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 9999, level: float = 0.95
 ) -> Summary:
-    """Mean over patients with its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
+    """Mean over patients with its bootstrap interval.
 
-    Patients are drawn with replacement. For two models on the same patients, pass the differences per patient: the
-    interval of the mean difference says far more than two intervals side by side.
+    Patients are drawn with replacement. The percentile interval (Efron and Tibshirani 1993, chapter 13), its
+    percentiles moved outwards as Student's are for few patients (Hesterberg 2015, The American Statistician 69:371,
+    "expanded"); the plain one is too narrow for them. For two models on the same patients, pass the differences per
+    patient: the interval of the mean difference says far more than two intervals side by side.
 
     Args:
         values: one number per patient, in any order; NaN where the metric is undefined.
@@ -56,12 +58,14 @@ def mean_interval(
     mean, median = float(defined.mean()), float(np.median(defined))
     if defined.size == 1:
         return Summary(mean, median, None, None, patients=1, undefined=undefined)
+    spread = np.sqrt(defined.size / (defined.size - 1)) * stats.t.ppf((1 + level) / 2, defined.size - 1)
+    wider = min(1 - 2 * float(stats.norm.sf(spread)), 1 - 1e-12)
     interval = stats.bootstrap(
         (defined,),
         np.mean,
         n_resamples=resamples,
         batch=max(1, 10_000_000 // defined.size),
-        confidence_level=level,
+        confidence_level=wider,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

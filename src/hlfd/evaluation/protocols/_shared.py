@@ -1,15 +1,15 @@
 """What protocols are made from."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from hlfd.errors import InputError
 from hlfd.evaluation.distances import SurfaceDistances
 from hlfd.evaluation.lesions import detection
-from hlfd.evaluation.overlap import overlap_of
-from hlfd.evaluation.pairs import Pair, Regions
-from hlfd.evaluation.results import Calibration, CaseResult
+from hlfd.evaluation.overlap import Counts, overlap_of
+from hlfd.evaluation.pairs import Regions
+from hlfd.evaluation.results import CaseResult
 from hlfd.labels import Labels
 
 SIZES_MM = ((0.0, 10.0), (10.0, 20.0), (20.0, math.inf))
@@ -28,15 +28,13 @@ def require_classes(protocol: str, labels: Labels, *expected: str, optional: tup
         raise InputError(f"protocol '{protocol}': expected the classes {wanted}, got {', '.join(labels.names)}")
 
 
-def overlap_scores(pair: Pair, region: str) -> dict[str, float]:
+def overlap_scores(counts: Counts) -> dict[str, float]:
     """Every metric of `hlfd.evaluation.overlap`."""
-    return asdict(overlap_of(pair.counts(region)))
+    return asdict(overlap_of(counts))
 
 
-def volume_scores(pair: Pair, region: str) -> dict[str, float]:
+def volume_scores(counts: Counts, voxel_ml: float) -> dict[str, float]:
     """Volumes in ml, and prediction minus reference."""
-    counts = pair.counts(region)
-    voxel_ml = math.prod(pair.spacing_mm) / 1000
     difference = (counts.prediction - counts.reference) * voxel_ml
     return {
         "prediction_ml": counts.prediction * voxel_ml,
@@ -46,26 +44,31 @@ def volume_scores(pair: Pair, region: str) -> dict[str, float]:
     }
 
 
-def distance_scores(pair: Pair, region: str, distances: SurfaceDistances | None) -> dict[str, float]:
-    """Distances of two surfaces; 0 if both masks are empty, the volume's diagonal if one is."""
-    if distances is not None:
-        hd = distances.hd_mm
-        return {
-            "assd_mm": distances.assd_mm,
-            "rmsd_mm": distances.rmsd_mm,
-            "mssd_mm": hd,
-            "hd95_mm": distances.hd95_mm,
-            "hd_mm": hd,
-        }
-    worst = pair.diagonal_mm if pair.counts(region).empty != "both" else 0.0
-    return dict.fromkeys(("assd_mm", "rmsd_mm", "mssd_mm", "hd95_mm", "hd_mm"), worst)
+def distance_scores(distances: SurfaceDistances | None, counts: Counts, worst_mm: float) -> dict[str, float]:
+    """Distances of two surfaces; 0 if both masks are empty, ``worst_mm`` if one is."""
+    if distances is None:
+        worst = 0.0 if counts.empty == "both" else worst_mm
+        return dict.fromkeys(("assd_mm", "rmsd_mm", "hd95_mm", "hd_mm", "mssd_mm"), worst)
+    hd_mm = distances.hd_mm
+    return {
+        "assd_mm": distances.assd_mm,
+        "rmsd_mm": distances.rmsd_mm,
+        "hd95_mm": distances.hd95_mm,
+        "hd_mm": hd_mm,
+        "mssd_mm": hd_mm,
+    }
 
 
-def surface_dice(pair: Pair, region: str, distances: SurfaceDistances | None, tolerance_mm: float) -> float:
+def surface_dice(distances: SurfaceDistances | None, counts: Counts, tolerance_mm: float) -> float:
     """Surface Dice; 1 if both masks are empty, 0 if one is."""
-    if distances is not None:
-        return distances.surface_dice(tolerance_mm)
-    return 1.0 if pair.counts(region).empty == "both" else 0.0
+    if distances is None:
+        return 1.0 if counts.empty == "both" else 0.0
+    return distances.surface_dice(tolerance_mm)
+
+
+def global_dice(cases: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
+    """Region -> ``dice_global``."""
+    return {region: {"dice_global": dice_global(cases, region)} for region in cases[0].voxels}
 
 
 def dice_global(cases: Sequence[CaseResult], region: str) -> float:
@@ -91,16 +94,3 @@ def lesion_totals(cases: Sequence[CaseResult], region: str) -> dict[str, float]:
         totals[f"lesions_{name}"] = len(group)
         totals[f"lesion_recall_{name}"] = detection(group)["lesion_recall"]
     return totals
-
-
-def calibration_totals(cases: Sequence[CaseResult]) -> Mapping[str, Mapping[str, float]]:
-    """Expected calibration error over the voxels of all cases together, where probabilities were at hand."""
-    found: dict[str, float] = {}
-    for where in dict.fromkeys(where for case in cases for where in case.calibration):
-        bins = [case.calibration[where] for case in cases if where in case.calibration]
-        columns = ([sum(values) for values in zip(*(getattr(b, name) for b in bins), strict=True)] for name in _BINS)
-        found[f"ece_{where}"] = Calibration(*columns).ece
-    return {"calibration": found} if found else {}
-
-
-_BINS = ("voxels", "confidence", "correct")

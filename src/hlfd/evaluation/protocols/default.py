@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from hlfd.evaluation.distances import surface_distances
 from hlfd.evaluation.lesions import detection, lesions_of, match
+from hlfd.evaluation.overlap import Counts, count
 from hlfd.evaluation.pairs import Pair
 from hlfd.evaluation.protocol import Measured, Protocol, Totals
 from hlfd.evaluation.protocols import _shared
 from hlfd.evaluation.results import CaseResult, Lesion, Scores
 
 LESION_WORDS = ("tumor", "tumour", "lesion", "mass", "cyst", "metastas", "nodule")
+METRICS = ("dice", "surface_dice", "hd95_mm", "assd_mm", "rvd", "lesion_recall", "lesion_precision")
 
 EMPTY_POLICY = (
     "both empty: dice, jaccard, precision, recall, surface Dice 1, the rest 0; only the prediction empty (a miss): "
@@ -31,23 +33,31 @@ def build(*, tolerance_mm: float = 2.0) -> Protocol:
 
     def measure(pair: Pair) -> Measured:
         scores: dict[str, Scores] = {}
+        voxels: dict[str, Counts] = {}
         lesions: dict[str, tuple[Lesion, ...]] = {}
         for region in pair.regions:
             prediction, reference = pair.masks(region)
+            voxels[region] = counts = count(prediction, reference)
             distances = surface_distances(prediction, reference, pair.spacing_mm)
             scores[region] = Scores(
-                _shared.overlap_scores(pair, region)
-                | _shared.distance_scores(pair, region, distances)
-                | {"surface_dice": _shared.surface_dice(pair, region, distances, tolerance_mm)}
-                | _shared.volume_scores(pair, region)
+                _shared.overlap_scores(counts)
+                | _shared.distance_scores(distances, counts, pair.diagonal_mm)
+                | {"surface_dice": _shared.surface_dice(distances, counts, tolerance_mm)}
+                | _shared.volume_scores(counts, pair.voxel_ml)
             )
             if consists_of_lesions(region):
                 lesions[region] = lesions_of(match(prediction, reference), pair.spacing_mm)
                 scores[region] |= detection(lesions[region])
-        return Measured(scores, lesions)
+        return Measured(scores, voxels, lesions)
 
     return Protocol(
-        "default", EMPTY_POLICY, _shared.regions_as_declared, measure, totals, options={"tolerance_mm": tolerance_mm}
+        "default",
+        METRICS,
+        EMPTY_POLICY,
+        _shared.regions_as_declared,
+        measure,
+        totals,
+        options={"tolerance_mm": tolerance_mm},
     )
 
 
@@ -58,9 +68,7 @@ def consists_of_lesions(region: str) -> bool:
 
 def totals(cases: Sequence[CaseResult]) -> Totals:
     """Global Dice, and detection over all lesions."""
-    regions = {
-        region: {"dice_global": _shared.dice_global(cases, region)}
-        | (_shared.lesion_totals(cases, region) if consists_of_lesions(region) else {})
-        for region in cases[0].regions
-    }
-    return {**regions, **_shared.calibration_totals(cases)}
+    found = _shared.global_dice(cases)
+    for region in filter(consists_of_lesions, found):
+        found[region] |= _shared.lesion_totals(cases, region)
+    return found

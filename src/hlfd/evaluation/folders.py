@@ -1,0 +1,244 @@
+"""Anybody's label maps: a folder of predictions against a folder of references, in parallel."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from typing import Any, TypeVar
+
+import nibabel as nib
+import numpy as np
+
+from hlfd.errors import InputError, unreadable
+from hlfd.evaluation import protocols
+from hlfd.evaluation.calibration import calibrate
+from hlfd.evaluation.protocol import evaluate_case
+from hlfd.evaluation.results import CaseResult
+from hlfd.io import nifti
+from hlfd.labels import Labels, values_present
+from hlfd.progress import progress
+from hlfd.volume import Volume
+
+MOST_VALUES = 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    probabilities: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process needs to know."""
+
+    protocol: str
+    options: Mapping[str, Any]
+    labels: Labels
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    protocol: str = "default",
+    options: Mapping[str, Any] | None = None,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    probabilities: Path | None = None,
+    workers: int = 1,
+) -> tuple[list[CaseResult], protocols.Protocol]:
+    """Measure every reference's prediction.
+
+    Args:
+        predictions, references: folders of label maps, ``CASE.nii.gz`` or ``CASE.nii``, or as KiTS has them
+            ``CASE/segmentation.nii.gz``. A reference may be called ``segmentation-N`` and its prediction ``volume-N``.
+        protocol: name of a protocol.
+        options: of the protocol.
+        regions: name -> values of the label maps, for protocols that have no labels of their own; None: each value in
+            the references is a region.
+        probabilities: folder of probabilities, ``CASE.nii.gz`` of shape I x J x K x C, background first, or I x J x K
+            for a single class.
+        workers: processes, each holding one case in memory.
+
+    Raises:
+        InputError: a case without prediction or without reference, another grid, a value that is no label (up to five
+            cases are named).
+    """
+    built = protocols.load(protocol, **(options or {}))
+    pairs = pair_files(predictions, references, probabilities)
+    labels = built.labels
+    if labels is not None and regions:
+        raise InputError(f"protocol '{protocol}' has regions of its own ({', '.join(built.regions(labels))})")
+    if labels is None:
+        labels = _declared(regions) if regions else _found(_each(_values, pairs, workers, "reading labels"))
+    built.regions(labels)  # labels that it isn't made for are said before the work
+    job = Job(protocol, dict(options or {}), labels)
+    results = _each(_Measure(job), pairs, workers, "evaluating")
+    return results, built
+
+
+def pair_files(predictions: Path, references: Path, probabilities: Path | None = None) -> list[Files]:
+    """The files of every case, in the order of their names.
+
+    Raises:
+        InputError: no such folder, no label maps, a case without a prediction, a prediction without a reference.
+    """
+    predicted, real = _cases(predictions), _cases(references)
+    if not real:
+        raise InputError(f"{references}: expected label maps, CASE.nii.gz or CASE/segmentation.nii.gz, found none")
+    missing = [case for case in real if case not in predicted]
+    if missing:
+        raise InputError(f"{predictions}: no prediction for {len(missing)} of {len(real)} cases: {_some(missing)}")
+    extra = [case for case in predicted if case not in real]
+    if extra:
+        raise InputError(f"{references}: no reference for {len(extra)} of the predictions: {_some(extra)}")
+    sure = _cases(probabilities) if probabilities is not None else {}
+    if probabilities is not None and (missing := [case for case in real if case not in sure]):
+        raise InputError(f"{probabilities}: no probabilities for {len(missing)} cases: {_some(missing)}")
+    return [Files(case, predicted[case], real[case], sure.get(case)) for case in real]
+
+
+def _cases(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted([*folder.iterdir(), *folder.glob("*/segmentation.nii*")]):
+        suffix = next((s for s in nifti.SUFFIXES if path.name.endswith(s)), None)
+        if suffix is None or not path.is_file() or path.name.startswith("imaging."):
+            continue
+        case = path.parent.name if path.parent != folder else path.name.removesuffix(suffix)
+        if case.startswith("segmentation-"):  # LiTS: volume-7 and segmentation-7 are one case
+            case = case.replace("segmentation-", "volume-", 1)
+        if case in found:
+            raise InputError(f"{folder}: expected each case once, got {found[case].name} and {path.name}")
+        found[case] = path
+    return found
+
+
+def _some(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+
+
+def _declared(regions: Mapping[str, Sequence[int]]) -> Labels:
+    """Labels of the regions that the user names; values outside all of them are unknown, but for 0."""
+    values = sorted({value for members in regions.values() for value in members})
+    if not values or values[0] < 1 or values[-1] > 255:
+        raise InputError(f"regions: expected values from 1 to 255, got {values}")
+    index = {value: i for i, value in enumerate(values, 1)}
+    members = {name: tuple(index[v] for v in sorted(set(chosen))) for name, chosen in regions.items()}
+    names = [next((n for n, m in members.items() if m == (i,)), f"label_{v}") for v, i in index.items()]
+    return Labels({0: 0, **index}, members, tuple(names))
+
+
+def _found(values: Sequence[set[int]]) -> Labels:
+    present = sorted(set[int]().union(*values) - {0})
+    if not present:
+        raise InputError("the references hold nothing but background; name what to measure with --region NAME=VALUE")
+    if present[0] < 0 or len(present) > MOST_VALUES:
+        raise InputError(
+            f"the references hold {len(present)} values from {present[0]} to {present[-1]}: are these label maps? "
+            "Name what to measure with --region NAME=VALUE[,VALUE...]"
+        )
+    return _declared({f"label_{value}": [value] for value in present})
+
+
+def _values(files: Files) -> set[int]:
+    return set(values_present(nifti.read_label(files.reference).voxels).tolist())
+
+
+class _Measure:
+    """Measures a case: a class, so that it can be sent to a process with its job."""
+
+    def __init__(self, job: Job):
+        self.job = job
+
+    def __call__(self, files: Files) -> CaseResult:
+        job = self.job
+        protocol = protocols.load(job.protocol, **job.options)
+        prediction, reference = (_read(path, job.labels) for path in (files.prediction, files.reference))
+        calibration = None
+        if files.probabilities is not None:
+            where = str(files.probabilities)
+            probabilities = read_probabilities(files.probabilities)
+            reference.require_same_grid(Volume(probabilities.voxels[0], probabilities.affine), where)
+            calibration = calibrate(probabilities.voxels, reference.voxels, where)
+        return evaluate_case(prediction, reference, job.labels, files.case, protocol=protocol, calibration=calibration)
+
+
+def _read(path: Path, labels: Labels) -> Volume:
+    """Class indices. Raises `InputError` if the header gives another spacing than the affine: which one is right?"""
+    volume = nifti.read_label(path)
+    header: Any = nib.load(path)
+    zooms = tuple(map(float, header.header.get_zooms()[:3]))
+    if not np.allclose(zooms, volume.spacing_mm, rtol=1e-3):
+        said, derived = (" x ".join(f"{mm:.4g}" for mm in values) for values in (zooms, volume.spacing_mm))
+        raise InputError(f"{path}: its header says a spacing of {said} mm, its affine {derived} mm")
+    return Volume(labels.to_classes(volume.voxels, str(path)), volume.affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities:
+    """C x I x J x K, and where they lie."""
+
+    voxels: np.ndarray
+    affine: np.ndarray
+
+
+def read_probabilities(path: Path) -> Probabilities:
+    """Probabilities of every class; a file with three axes holds those of the one foreground class.
+
+    Raises:
+        InputError: no such file, not a whole NIfTI file, other than 3 or 4 axes.
+    """
+    try:
+        image: Any = nib.load(path)
+        values = np.asanyarray(image.dataobj, dtype=np.float32)
+    except Exception as error:  # a truncated or damaged file makes nibabel raise anything
+        raise unreadable(path, "a whole NIfTI file", error) from None
+    if values.ndim not in (3, 4):
+        raise InputError(f"{path}: expected probabilities with 3 or 4 axes, got shape {values.shape}")
+    stacked = np.stack([1 - values, values]) if values.ndim == 3 else np.moveaxis(values, -1, 0)
+    return Probabilities(stacked, image.affine)
+
+
+def _each(work: Callable[[Files], T], pairs: Sequence[Files], workers: int, what: str) -> list[T]:
+    """Apply ``work`` to every case, in parallel; the results in the order of the cases."""
+    done: dict[int, T] = {}
+    problems: dict[int, str] = {}
+    with progress(what, len(pairs)) as advance:
+        for index, get in _calls(work, pairs, workers):
+            try:
+                done[index] = get()
+            except InputError as error:
+                problems[index] = str(error)
+            except BrokenProcessPool:
+                raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
+            advance()
+    if problems:
+        shown = [problems[i] for i in sorted(problems)[:5]]
+        raise InputError("; ".join(shown) + (f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""))
+    return [done[i] for i in range(len(pairs))]
+
+
+def _calls(work: Callable[[Files], T], pairs: Sequence[Files], workers: int) -> Iterator[tuple[int, Callable[[], T]]]:
+    workers = min(workers, len(pairs))
+    if workers <= 1:
+        for index, files in enumerate(pairs):
+            yield index, lambda files=files: work(files)
+        return
+    # Ctrl-C is for the parent alone, so nobody else prints a traceback.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal, (SIGINT, SIG_IGN))
+    try:
+        futures = {pool.submit(work, files): i for i, files in enumerate(pairs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
