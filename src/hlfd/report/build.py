@@ -81,7 +81,7 @@ def render(data: ReportData) -> str:
         baseline=(tables.baseline_of(models) or {}).get("name"),
         seeds=sorted({seed for m in models for seed in m.get("seeds") or [m.get("seed")] if seed is not None}),
         findings=data.findings,
-        spread=_spread(models),
+        spread=_spread(data, models),
         scatters=charts.scatters(models, labels, slots),
         curves=charts.curves(data, slots, large),
         losses=charts.curves(data, slots, small, small=True),
@@ -134,14 +134,41 @@ def _described(model: Model) -> str:
     return " · ".join([*parts, *([f"trained {tables.duration(seconds)}"] if seconds is not None else [])])
 
 
-def _spread(models: Sequence[Model]) -> list[tuple[str, str, str]]:
-    """Model, region, and the means of its seeds, where there are several."""
-    return [
-        (str(model["name"]), region, ", ".join(fixed(number(mean)) for mean in means))
-        for model in models
-        for region, means in (model.get("seed_means") or {}).items()
-        if len(means) > 1
-    ]
+def _spread(data: ReportData, models: Sequence[Model]) -> list[tuple[str, tables.Table]]:
+    """Region -> a row a model: mean of each seed, spread over seeds and over patients, rank and its interval."""
+    found: list[tuple[str, tables.Table]] = []
+    for region in dict.fromkeys(region for model in models for region in model.get("seed_means") or {}):
+        rows: list[tuple[str, tuple[tables.Cell, ...]]] = []
+        for model in models:
+            means = (model.get("seed_means") or {}).get(region) or ()
+            spread = data.variances.get(region, {}).get(str(model["name"]), {})
+            rank = data.ranks.get(region, {}).get(str(model["name"]), {})
+            if len(means) < 2 and not rank:
+                continue
+            deviations = [number(spread.get(key)) for key in ("seed", "patient")]
+            places = [number(rank.get(key)) for key in ("rank", "low", "high")]
+            rows.append(
+                (
+                    str(model["name"]),
+                    (
+                        tables.Cell(", ".join(fixed(number(mean)) for mean in means)),
+                        *(tables.Cell(fixed(v**0.5 if v is not None else None)) for v in deviations),
+                        tables.Cell(
+                            DASH if places[0] is None else f"{places[0]:g}",
+                            () if None in places else (f"{places[1]:g} to {places[2]:g}",),
+                        ),
+                    ),
+                )
+            )
+        if rows and any(len(model.get("seeds") or ()) > 1 for model in models):
+            headers = (
+                ("Dice", "mean of each seed"),
+                ("Seeds", "standard deviation"),
+                ("Patients", "standard deviation"),
+                ("Rank", "95 % of samples of patients"),
+            )
+            found.append((region, tables.Table(headers, tuple(rows))))
+    return found
 
 
 def _tiles(models: Sequence[Model], labels: Sequence[str]) -> list[Tile]:

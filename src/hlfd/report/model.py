@@ -117,6 +117,8 @@ class ReportData:
         attention: shares of the maps of ``importance``.
         viewer: cases to scroll through.
         findings: plain sentences on each comparison.
+        ranks: region -> model -> the fields of `hlfd.evaluation.stability.Rank`.
+        variances: region -> model -> the fields of `hlfd.evaluation.stability.Variances`.
         ranking: what the patients were ranked by, for example ``tumor Dice of student-hlfd``.
     """
 
@@ -141,4 +143,10 @@ class ReportData:
     attention: Attention | None = None
     viewer: Sequence[ViewerCase] = ()
     findings: Sequence[str] = ()
+    ranks: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]]
+    )
+    variances: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]]
+    )
     ranking: str = ""

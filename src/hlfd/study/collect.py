@@ -1,8 +1,8 @@
-"""What a study found: its runs put together over folds and seeds, its models' costs, its differences."""
+"""What a study found: its runs put together over folds and seeds, its models' costs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from hlfd.cost import ms_per_slice, multiply_adds
 from hlfd.evaluation.results import CaseResult, Scores, read_evaluation
 from hlfd.evaluation.summary import summarize
-from hlfd.evaluation.statistics import mean_interval
 from hlfd.segmenter import Segmenter
 from hlfd.study import steps
 from hlfd.study.cells import Cell, Ledger, plan
@@ -33,6 +32,8 @@ class ModelRuns:
     """One model of the study, over all seeds and folds.
 
     Attributes:
+        kind: ``teacher`` or ``student``.
+        method: its name; ``seg`` for the student alone.
         alone: name of the student alone that it is measured against; "" for a teacher and for the student alone.
         runs: by seed, then fold, as the recipe lists them.
         cases: seed -> test results of all folds; each case is tested once a seed, in the same order for every model.
@@ -40,6 +41,8 @@ class ModelRuns:
     """
 
     name: str
+    kind: str
+    method: str
     alone: str
     runs: tuple[Run, ...]
     cases: Mapping[int, list[CaseResult]]
@@ -96,7 +99,8 @@ def collect(workspace: steps.Workspace) -> tuple[list[ModelRuns], list[str]]:
             cases.setdefault(run.seed, []).extend(read_evaluation(run.folder / "evaluation.json"))
         alone = cell.student if cell.kind == "student" and name != cell.student else ""
         options = {c.fold: (ledger.record(c) or {}).get("method") or {} for c, _ in found}
-        models.append(ModelRuns(name, alone, tuple(runs), cases, options))
+        method = cell.method.name if cell.method else "seg"
+        models.append(ModelRuns(name, cell.kind, method, alone, tuple(runs), cases, options))
     return models, missing
 
 
@@ -176,25 +180,3 @@ def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[
 def seed_means(model: ModelRuns, region: str) -> list[float]:
     """Mean Dice over patients, a value for each seed."""
     return [float(mean) for mean in np.mean(list(model.dice(region).values()), axis=0)]
-
-
-def differences(models: Sequence[ModelRuns]) -> list[dict[str, Any]]:
-    """Dice of each distilled student minus its student alone, and of the teacher minus the first student alone.
-
-    Patient by patient, each patient's mean over seeds: mean and 95 % bootstrap interval.
-    """
-    named = {model.name: model for model in models}
-    alone = next((named[model.alone] for model in models if model.alone in named), None)
-    alone = alone or named.get("student")
-    rows: list[dict[str, Any]] = []
-    for model in models:
-        other = named.get(model.alone) if model.alone else alone if model.name.startswith("teacher") else None
-        if other is None or other is model:
-            continue
-        labels: dict[str, Any] = {}
-        for region in next(iter(model.cases.values()))[0].regions:
-            ours, theirs = model.dice(region), other.dice(region)
-            assert list(ours) == list(theirs)
-            labels[region] = asdict(mean_interval([float(np.mean(ours[p]) - np.mean(theirs[p])) for p in ours]))
-        rows.append({"name": model.name, "minus": other.name, "dice": labels})
-    return rows

@@ -13,6 +13,7 @@ from hlfd.report.build import write_report
 from hlfd.segmenter import versions
 from hlfd.study import collect, engine, steps
 from hlfd.study.cells import Ledger, plan
+from hlfd.study.findings import findings
 from hlfd.study.lock import hold
 from hlfd.study.pictures import report_data
 
@@ -51,7 +52,7 @@ def _conclude(workspace: steps.Workspace, seconds: float) -> dict[str, Any] | No
     with hold(recipe.folder / "cells" / "results.lock"):
         results = {
             "models": collect.model_rows(runs, workspace),
-            "differences": collect.differences(runs),
+            **findings(runs),
             "missing": missing,
             "seconds": round(max(seconds, _spent(recipe)), 1),
             "versions": versions(),
@@ -84,8 +85,17 @@ def rebuild_report(folder: Path) -> Path:
 
 def finished(folder: Path) -> tuple[steps.Workspace, dict[str, Any]]:
     """The workspace and the contents of ``results.json`` of a finished comparison or study."""
-    results = json.loads(_require(folder / "results.json").read_text())
+    results = finished_results(folder)
     return steps.Workspace(read(_require(folder / "recipe.yaml"), [f"output={folder}"])), results
+
+
+def finished_results(folder: Path) -> dict[str, Any]:
+    """Contents of ``results.json``. Raises `InputError` if there is none, or it can't be read."""
+    path = _require(folder / "results.json")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); run the comparison or study again") from None
 
 
 def _require(path: Path) -> Path:

@@ -1,39 +1,52 @@
-"""A plain sentence on each comparison of a study."""
+"""What a study shows: each model against the student alone, and HLFD against the other methods, region by region."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
-import numpy as np
-
-from hlfd.evaluation.statistics import mean_interval
+from hlfd.evaluation.comparison import Values, compare_models, patient_values
+from hlfd.evaluation.stability import rank_stability, variances
 from hlfd.study.collect import ModelRuns
 
-LEAST_PATIENTS = 5
 
-
-def findings(models: Sequence[ModelRuns]) -> list[str]:
-    """Teacher and distilled students against the student alone, region by region. Pairs are patients."""
+def pairs(models: Sequence[ModelRuns]) -> list[tuple[str, str]]:
+    """Which models are compared: teacher and distilled students with the student alone, HLFD's with the others."""
     named = {model.name: model for model in models}
-    alone = [named[name] for name in dict.fromkeys(model.alone for model in models) if name in named]
-    alone = alone or [model for model in models if model.name == "student"]
-    told: list[str] = []
-    for model in models:
-        other = named.get(model.alone) if model.alone else (alone[0] if alone and "teacher" in model.name else None)
-        for region in model.cases[model.first.seed][0].regions if other and other is not model else ():
-            assert other is not None
-            told.append(sentence(model, other, region))
-    return told
+    students = [model for model in models if model.kind == "student"]
+    first = next((model.name for model in students if not model.alone), None)
+    found: list[tuple[str, str]] = [(m.name, first) for m in models if m.kind == "teacher" and first]
+    found += [(m.name, m.alone) for m in students if m.alone in named]
+    ours = [m for m in students if m.alone and m.method == "hlfd"]
+    return found + [(a.name, b.name) for a in ours for b in students if b.alone == a.alone and b.method != "hlfd"]
 
 
-def sentence(model: ModelRuns, other: ModelRuns, region: str) -> str:
-    """Whether a model is better than another in a region's Dice, and how sure that is."""
-    ours, theirs = model.dice(region), other.dice(region)
-    values = [float(np.mean(ours[patient]) - np.mean(theirs[patient])) for patient in ours]
-    found, seeds = mean_interval(values), len(model.cases)
-    basis = f"{found.patients} patients, {seeds} seed{'s' * (seeds != 1)}"
-    if found.patients < LEAST_PATIENTS or found.mean is None or found.low is None or found.high is None:
-        return f"{model.name} and {other.name}, {region}: too few patients for a claim ({basis})."
-    gap = f"{100 * found.mean:+.1f} Dice [{100 * found.low:+.1f}, {100 * found.high:+.1f}], {basis}"
-    if found.low > 0 or found.high < 0:
-        word = "better" if found.low > 0 else "worse"
-        return f"{model.name} is {word} than {other.name} on {region}: {gap}."
-    return f"{model.name} and {other.name}, {region}: no difference shown ({gap})."
+def values_of(models: Sequence[ModelRuns], region: str) -> Values:
+    """Model -> patients x seeds of Dice; a teacher, trained once, stands for every seed."""
+    seeds = max(len(model.cases) for model in models)
+    runs = {
+        model.name: list(model.cases.values()) * (seeds if len(model.cases) == 1 else 1)
+        for model in models
+    }
+    return patient_values(runs, region, "dice")
+
+
+def findings(models: Sequence[ModelRuns]) -> dict[str, Any]:
+    """``comparisons``: each with its figures, its ``region`` and its ``sentence``; ``ranks`` and ``variances``.
+
+    Holm's correction is over the comparisons of a region. Ranks are of the students, variances of models with seeds.
+    """
+    found: dict[str, Any] = {"comparisons": [], "ranks": {}, "variances": {}}
+    for region in next(iter(models[0].cases.values()))[0].regions:
+        values = values_of(models, region)
+        for comparison in compare_models(values, pairs(models), "dice"):
+            shown = {**asdict(comparison), "verdict": comparison.verdict, "region": region}
+            found["comparisons"].append({**shown, "sentence": f"{region}: {comparison.sentence}"})
+        students = {model.name: values[model.name] for model in models if model.kind == "student"}
+        if len(students) > 1:
+            found["ranks"][region] = {name: asdict(rank) for name, rank in rank_stability(students, "dice").items()}
+        found["variances"][region] = {
+            model.name: asdict(variances(values[model.name]))
+            for model in models
+            if len(model.cases) > 1 and len(values[model.name]) > 1
+        }
+    return found

@@ -16,9 +16,8 @@ from hlfd.report.arrows import Arrow
 from hlfd.report.model import Attention, ImportancePicture, PatientPicture, ReportData, ViewerCase
 from hlfd.segmenter import Segmenter
 from hlfd.study.attention import attention_maps, mean_shares, share_inside
-from hlfd.study.calibration import calibrate
+from hlfd.study.calibration import calibration_of
 from hlfd.study.collect import ModelRuns, Run, over_seeds
-from hlfd.study.findings import findings
 from hlfd.study.steps import Workspace
 from hlfd.study.volumes import viewer_case
 from hlfd.training.logs import read_curves
@@ -67,8 +66,10 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[Mo
         calibration={run.name: gathered.calibration(run) for run in runs},
         attention=gathered.attention(),
         viewer=gathered.viewer([index for _, index in chosen]),
-        findings=findings(runs),
-        ranking=f"{gathered.region} Dice, the mean of {' and '.join(gathered.judges)}"
+        findings=[one["sentence"] for one in results.get("comparisons", ())],
+        ranks=results.get("ranks") or {},
+        variances=results.get("variances") or {},
+        ranking=f"{gathered.region} Dice{', the mean' if len(gathered.judges) > 1 else ''} of {' and '.join(gathered.judges)}"
         if len(gathered.judges) < 3
         else f"{gathered.region} Dice, the mean of the {len(gathered.judges)} distilled students",
     )
@@ -220,7 +221,7 @@ class _Gathered:
         """Calibration over the test slices of all folds, first seed."""
         seed = run.first.seed
         cases = {case.id: case for case in self.workspace.cases(self.workspace.patients)}
-        return calibrate(
+        return calibration_of(
             (
                 self.load(one),
                 self.workspace.store,
