@@ -253,17 +253,15 @@ class SearchSection(Section):
         epochs: of a trial; None: as many as ``student_training``.
         seed: of the search, and of the trials' students.
         factor: a weight is searched between what the recipe gives it divided and multiplied by this, on a log scale.
-        space: run name of a method -> option (``beta``; of several methods together ``hlfd.beta``) -> lowest and highest
-            value, instead of ``factor``. A method with an empty space is not searched.
+        space: run name of a method -> option (``beta``; of several methods together ``hlfd.beta``) -> lowest and
+            highest value, instead of ``factor``. A method with an empty space is not searched.
     """
 
     trials: Annotated[int, Field(ge=2)] = 8
     epochs: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     factor: Annotated[float, Field(gt=1)] = 10.0
-    space: dict[str, dict[str, tuple[float, float]]] = Field(
-        default_factory=dict[str, dict[str, tuple[float, float]]]
-    )
+    space: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict[str, dict[str, tuple[float, float]]])
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:

@@ -17,13 +17,19 @@ from hlfd.report.model import Attention, ImportancePicture, PatientPicture, Repo
 from hlfd.study.volumes import viewer_case
 from hlfd.volume import Volume
 
-
-
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = (
-    "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --hide-scrollbars --enable-logging=stderr"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+]
+NO_3D = 'role="status">This browser shows no 3D graphics'
 SOFTWARE_3D = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 
 
@@ -83,9 +89,7 @@ def full_data() -> ReportData:
         volumes_ml={m: {r: [*map(tuple, random.random((12, 2)) * 80)] for r in LABELS} for m in MODELS},
         lesions={m: [(4.0, 0.0), (12.0, 0.5), (30.0, 1.0)] for m in MODELS},
         calibration={m: Calibration([90, 100, 400], [30.0, 70.0, 390.0], [20, 60, 380]) for m in MODELS},
-        attention=Attention(
-            12, dict.fromkeys(LABELS, 0.02), {m: {"e1": dict.fromkeys(LABELS, 0.1)} for m in MODELS}
-        ),
+        attention=Attention(12, dict.fromkeys(LABELS, 0.02), {m: {"e1": dict.fromkeys(LABELS, 0.1)} for m in MODELS}),
         viewer=[case],
         findings=["student-hlfd is better than student by 2.1 Dice [0.9, 3.4]"],
     )
@@ -110,13 +114,14 @@ def browse(tmp_path: Path, page: str, *flags: str) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_it_fits_the_window_without_complaints(page: Path, tmp_path: Path, width: int, theme: str):
     dark = ("--blink-settings=preferredColorScheme=0",) if theme == "dark" else ()
     # A headless window is at least 500 wide: a frame of the width is what narrower screens show.
     frame = tmp_path / "frame.html"
-    frame.write_text(f'<body style="margin:0"><iframe src="{page.as_uri()}" width={width} height=9000 style="border:0">')
+    frame.write_text(
+        f'<body style="margin:0"><iframe src="{page.as_uri()}" width={width} height=9000 style="border:0">'
+    )
     picture = tmp_path / "page.png"
     flags = ("--disable-gpu", f"--window-size={max(width, 500)},9000", f"--screenshot={picture}", *dark)
     browse(tmp_path, frame.as_uri(), *flags)
@@ -132,14 +137,14 @@ def test_the_viewer_shows_a_case(page: Path, tmp_path: Path):
     picture = tmp_path / "viewer.png"
     flags = (*SOFTWARE_3D, "--virtual-time-budget=20000", "--window-size=1280,900")
     told = browse(tmp_path, page.as_uri() + "#open-viewer", *flags, f"--screenshot={picture}", "--dump-dom")
-    if "shows no 3D graphics" in told:
+    if NO_3D in told:
         pytest.skip("this browser has no WebGL 2, in software neither")
     assert 'data-shown="0 reference"' in told
 
 
 def test_without_3d_graphics_it_says_so(page: Path, tmp_path: Path):
     flags = ("--disable-gpu", "--disable-3d-apis", "--virtual-time-budget=5000")
-    assert "This browser shows no 3D graphics" in browse(tmp_path, page.as_uri() + "#open-viewer", *flags, "--dump-dom")
+    assert NO_3D in browse(tmp_path, page.as_uri() + "#open-viewer", *flags, "--dump-dom")
 
 
 def test_it_prints(page: Path, tmp_path: Path):

@@ -31,7 +31,10 @@ def test_an_error_gives_it_back(tmp_path: Path):
 
 def test_the_killed_leave_it_behind(tmp_path: Path):
     path = tmp_path / "a"
-    program = f"from pathlib import Path; from hlfd.study.lock import claim; import os\nwith claim(Path({str(path)!r})): os._exit(9)"
+    program = (
+        "import os; from pathlib import Path; from hlfd.study.lock import claim\n"
+        f"with claim(Path({str(path)!r})): os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
     assert path.exists()
     with claim(path) as mine:
@@ -84,13 +87,18 @@ def test_of_many_who_find_it_stale_one_takes_it(tmp_path: Path):
 
 def test_the_holder_touches_it_and_stops_when_it_is_lost(tmp_path: Path):
     path = tmp_path / "a"
-    with pytest.raises(KeyboardInterrupt), claim(path, beat_s=0.02):
-        os.utime(path, (1, 1))
-        while path.stat().st_mtime < 2:
-            time.sleep(0.01)
-        path.write_text("another's")
-        for _ in range(500):
-            time.sleep(0.01)  # an interrupt of the main thread waits for the end of a sleep
+
+    def lose() -> None:
+        with claim(path, beat_s=0.02):
+            os.utime(path, (1, 1))
+            while path.stat().st_mtime < 2:
+                time.sleep(0.01)
+            path.write_text("another's")
+            for _ in range(500):
+                time.sleep(0.01)  # an interrupt of the main thread waits for the end of a sleep
+
+    with pytest.raises(KeyboardInterrupt):
+        lose()
     assert path.read_text() == "another's"
 
 

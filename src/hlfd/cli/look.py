@@ -44,9 +44,7 @@ def list_plugins(
 
 @app.command()
 def report(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of a finished demo, comparison or study, with results.json.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished demo, comparison or study, with results.json.")],
     form: Annotated[
         str, typer.Option("--format", help="html: write report.html again; latex, markdown: print the summary table.")
     ] = "html",

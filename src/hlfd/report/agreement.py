@@ -1,5 +1,6 @@
 """Charts of agreement patient by patient: paired differences, volumes, lesions by size, calibration."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from hlfd.evaluation.results import Calibration
 from hlfd.report import figures
 from hlfd.report.figures import _GRID, _INK, _MARKERS, _MODEL, _MUTED, _STYLE, _SURFACE, _axes, _svg, _tick
-
 
 SIZES_MM = (0.0, 5.0, 10.0, 20.0, 40.0, math.inf)
 _REFERENCE_LINE: dict[str, Any] = {"color": _MUTED, "lw": 1, "ls": (0, (4, 3)), "zorder": 1}
@@ -93,7 +93,7 @@ def detection_by_size(lesions: Mapping[str, tuple[int, Sequence[tuple[float, flo
     Args:
         lesions: model -> (slot, (diameter in mm, share of the seeds that found it) of each lesion).
     """
-    bins = list(zip(SIZES_MM, SIZES_MM[1:], strict=False))
+    bins = list(itertools.pairwise(SIZES_MM))
     shown = [k for k, (a, b) in enumerate(bins) if any(a <= d < b for _, found in lesions.values() for d, _ in found)]
     with rc_context(_STYLE):
         figure, axes = _axes(440, 270, left=40, right=14, top=14, bottom=62)
@@ -135,7 +135,10 @@ def reliability(models: Mapping[str, tuple[int, Calibration]], title: str, least
             y = [found.correct[i] / found.voxels[i] for i in kept]
             look: dict[str, Any] = {"ms": 6, "mec": _SURFACE, "mew": 0.8, "marker": _MARKERS[slot]}
             axes.plot(x, y, color=_MODEL[slot], lw=1.8, clip_on=False, **look)
-        lowest = min((found.confidence[i] / n for _, found in models.values() for i, n in enumerate(found.voxels) if n), default=0)
+        lowest = min(
+            (found.confidence[i] / n for _, found in models.values() for i, n in enumerate(found.voxels) if n),
+            default=0,
+        )
         axes.set(xlim=(max(0.0, math.floor(10 * lowest) / 10), 1), ylim=(0, 1.02))
         axes.set_xlabel("probability of the chosen class", fontsize=11, labelpad=2)
         axes.grid(visible=False, axis="x")

@@ -92,7 +92,9 @@ def render(data: ReportData) -> str:
         volumes=charts.volumes(data, slots),
         lesions=charts.lesions(data, slots),
         reliability=charts.reliability(data, slots),
-        calibration=[(name, fixed(found.ece)) for name, found in data.calibration.items() if number(found.ece) is not None],
+        calibration=[
+            (name, fixed(found.ece)) for name, found in data.calibration.items() if number(found.ece) is not None
+        ],
         attention=_attention(data),
         viewer=viewer.embedded(data.viewer, regions),
         patients=[(picture, _cards(picture, regions, slots)) for picture in data.patients],

@@ -61,8 +61,6 @@ def curves(data: ReportData, slots: Slots, columns: Sequence[str], *, small: boo
     return charts
 
 
-
-
 def pulls(data: ReportData, slots: Slots) -> list[Chart]:
     """For each model the gradient of its terms over training, each at the tap it teaches."""
     charts: list[Chart] = []
@@ -125,7 +123,9 @@ def lesions(data: ReportData, slots: Slots) -> Chart | None:
     if not any(data.lesions.values()):
         return None
     rows = {name: (slots[name], found) for name, found in data.lesions.items()}
-    spoken = "; ".join(f"{name} {np.mean([hit for _, hit in found]):.2f}" for name, found in data.lesions.items() if found)
+    spoken = "; ".join(
+        f"{name} {np.mean([hit for _, hit in found]):.2f}" for name, found in data.lesions.items() if found
+    )
     return Chart("Lesions found, by diameter", agreement.detection_by_size(rows, f"Share of lesions found: {spoken}"))
 
 

@@ -111,7 +111,13 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
         front = [places[points.index(point)] for point in pareto(points)]
         if len(front) > 1:  # a step: between two models there is none
             xs, ys = zip(*front, strict=True)
-            look: dict[str, Any] = {"color": _MUTED, "lw": 1.2, "ls": (0, (4, 3)), "drawstyle": "steps-post", "zorder": 1}
+            look: dict[str, Any] = {
+                "color": _MUTED,
+                "lw": 1.2,
+                "ls": (0, (4, 3)),
+                "drawstyle": "steps-post",
+                "zorder": 1,
+            }
             axes.plot(xs, ys, transform=IdentityTransform(), **look)
         names: list[_Name] = []
         for point, dx, (x, y) in zip(points, shifts, places, strict=True):

@@ -67,8 +67,8 @@ class Attention:
     Attributes:
         patients: how many.
         area: region -> its share of the slice: what a map has that looks everywhere alike.
-        shares: model -> map (``e1``, ``Grad-CAM e5``) -> region -> share of the map's mass inside the region, in [0, 1];
-            a map that is zero everywhere counts as looking everywhere alike.
+        shares: model -> map (``e1``, ``Grad-CAM e5``) -> region -> share of the map's mass inside the region, in [0,
+            1]; a map that is zero everywhere counts as looking everywhere alike.
     """
 
     patients: int
@@ -138,7 +138,9 @@ class ReportData:
     volumes_ml: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(
         default_factory=dict[str, Mapping[str, Sequence[tuple[float, float]]]]
     )
-    lesions: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict[str, Sequence[tuple[float, float]]])
+    lesions: Mapping[str, Sequence[tuple[float, float]]] = field(
+        default_factory=dict[str, Sequence[tuple[float, float]]]
+    )
     calibration: Mapping[str, Calibration] = field(default_factory=dict[str, Calibration])
     attention: Attention | None = None
     viewer: Sequence[ViewerCase] = ()

@@ -13,7 +13,9 @@ ROLES = ("e1", "e2", "e3", "e4", "e5")
 CAM_ROLES = ("e5", "d2")
 
 
-def attention_maps(model: Segmenter, pixels: np.ndarray, target: np.ndarray, members: Sequence[int]) -> dict[str, np.ndarray]:
+def attention_maps(
+    model: Segmenter, pixels: np.ndarray, target: np.ndarray, members: Sequence[int]
+) -> dict[str, np.ndarray]:
     """Map name -> map of one prepared slice: importance maps of the encoder, Grad-CAM at its end and the decoder's.
 
     Grad-CAM for segmentation (Selvaraju et al., ICCV 2017; Vinogradova et al., AAAI 2020): the gradient of the region's

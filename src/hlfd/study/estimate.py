@@ -51,10 +51,7 @@ def estimate(recipe: Recipe, only: str | None = None) -> list[Estimate]:
 def table(found: Sequence[Estimate], jobs: int = 1) -> str:
     """The estimate as text: a line for each cell, then the sums."""
     widest = max(len(one.cell.name) for one in found)
-    lines = [
-        f"{one.cell.name:<{widest}}  {'done' if one.done else 'to do'}  {_hours(one.hours):>9}"
-        for one in found
-    ]
+    lines = [f"{one.cell.name:<{widest}}  {'done' if one.done else 'to do'}  {_hours(one.hours):>9}" for one in found]
     left = [one for one in found if not one.done]
     known = [one.hours for one in left if one.hours is not None]
     total = f"{_hours(sum(known))} of work" if len(known) == len(left) else "hours unknown until the data are prepared"
@@ -127,7 +124,9 @@ class _Clock:
         if key not in self._seconds:
             plane = self.plane()
             if plane is None:
-                raise InputError("--dry-run: the size of a slice is known once the data are prepared: run 'hlfd prepare'")
+                raise InputError(
+                    "--dry-run: the size of a slice is known once the data are prepared: run 'hlfd prepare'"
+                )
             self._seconds[key] = time_of(build_network(network.name, network.options, self.classes), plane, batch)
         return self._seconds[key]
 

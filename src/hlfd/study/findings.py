@@ -23,10 +23,7 @@ def pairs(models: Sequence[ModelRuns]) -> list[tuple[str, str]]:
 def values_of(models: Sequence[ModelRuns], region: str) -> Values:
     """Model -> patients x seeds of Dice; a teacher, trained once, stands for every seed."""
     seeds = max(len(model.cases) for model in models)
-    runs = {
-        model.name: list(model.cases.values()) * (seeds if len(model.cases) == 1 else 1)
-        for model in models
-    }
+    runs = {model.name: list(model.cases.values()) * (seeds if len(model.cases) == 1 else 1) for model in models}
     return patient_values(runs, region, "dice")
 
 

@@ -151,4 +151,3 @@ def _machine() -> str:
     except OSError:
         space = ""
     return f"{socket.gethostname()} {space}".strip()
-
