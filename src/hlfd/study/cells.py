@@ -189,15 +189,16 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def _require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, new in now.items():
-        old = before.get(key, new)
+    for key, wanted in now.items():
+        sides: list[Any] = [before.get(key, wanted), wanted]
         if key in _GROWING:
-            old, new = ({k: side[k] for k in side if k in old and k in new} for side in (old, new))
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):
-                names = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-                old, new = ({k: side.get(k) for k in names} for side in (old, new))
+            sides = [{k: side[k] for k in side if all(k in other for other in sides)} for side in sides]
+        if sides[0] != sides[1]:
+            if all(isinstance(side, dict) for side in sides):  # what differs is enough
+                names = [k for k in {**sides[0], **sides[1]} if sides[0].get(k) != sides[1].get(k)]
+                sides = [{k: side.get(k) for k in names} for side in sides]
+            expected, got = (json.dumps(side)[:200] for side in sides)
             raise InputError(
                 f"{folder}: holds a study with another {key}; choose another output or remove it "
-                f"(expected {json.dumps(old)[:200]}, got {json.dumps(new)[:200]})"
+                f"(expected {expected}, got {got})"
             )

@@ -35,8 +35,8 @@ def estimate(recipe: Recipe, only: str | None = None) -> list[Estimate]:
     """Every cell of a recipe and what it takes. Nothing is trained or written.
 
     Cells that are done say how long they took. The others are put together from the time of a training step of each
-    network, timed now on noise, and of the teacher's forward pass for each slice of a distilled batch, which the teacher
-    cache may save. Evaluation is counted where the data are prepared.
+    network, timed now on noise, and of the teacher's forward pass for each slice of a distilled batch, which the
+    teacher cache may save. Evaluation is counted where the data are prepared.
     """
     cells, ledger = chosen(plan(recipe), only), Ledger(recipe.folder)
     clock = _Clock(recipe)

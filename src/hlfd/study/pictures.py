@@ -69,7 +69,7 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[Mo
         findings=[one["sentence"] for one in results.get("comparisons", ())],
         ranks=results.get("ranks") or {},
         variances=results.get("variances") or {},
-        ranking=f"{gathered.region} Dice{', the mean' if len(gathered.judges) > 1 else ''} of {' and '.join(gathered.judges)}"
+        ranking=gathered.ranking
         if len(gathered.judges) < 3
         else f"{gathered.region} Dice, the mean of the {len(gathered.judges)} distilled students",
     )
@@ -115,6 +115,12 @@ class _Gathered:
         distilled = [run.name for run in runs if run.alone]
         self.judges = distilled or [runs[-1].name]
         self._models: dict[str, Segmenter] = {}
+
+    @property
+    def ranking(self) -> str:
+        """What patients are ranked by."""
+        mean = ", the mean" if len(self.judges) > 1 else ""
+        return f"{self.region} Dice{mean} of {' and '.join(self.judges)}"
 
     def load(self, run: Run) -> Segmenter:
         """A run's model."""
@@ -253,9 +259,10 @@ def _intro(workspace: Workspace, results: dict[str, Any]) -> str:
     seeds = f", each with {len(recipe.study.seeds)} seeds" if recipe.study and len(recipe.study.seeds) > 1 else ""
     teacher = "a given teacher" if recipe.teacher_models else f"one teacher ({recipe.teacher.name})"
     first = (
-        f"{teacher[0].upper()}{teacher[1:]} and {who}, trained alone and with: {methods or 'no other method'}{seeds}; the "
-        "same epochs, batches and augmentation for all. Every model is judged on whole test patients that neither it nor "
-        "its teacher has seen, on the grid of the original images; models and weights were chosen on validation patients."
+        f"{teacher[0].upper()}{teacher[1:]} and {who}, trained alone and with: {methods or 'no other method'}{seeds}; "
+        "the same epochs, batches and augmentation for all. Every model is judged on whole test patients that neither it "
+        "nor its teacher has seen, on the grid of the original images; models and weights were chosen on validation "
+        "patients."
     )
     missing = results.get("missing")
     return f"{first}\n\nNot finished: {', '.join(missing)}." if missing else first
@@ -268,12 +275,14 @@ def _facts(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRu
     preprocess = workspace.store.preprocess
     splits = recipe.folder / "splits.json"
     search = recipe.study.search if recipe.study else None
+    seeds = recipe.study.seeds if recipe.study else [recipe.seed]
+    split = recipe.split.seed if recipe.split else "-"
     facts = {
         "Data": f"source {recipe.source.name}, {len(workspace.source.cases)} cases",
         "Patients": f"{len(first.train)} train, {len(first.validation)} validation, {len(first.test)} test{folds}",
-        "Split": f"seed {recipe.split.seed if recipe.split else '-'}, splits.json sha256 {_sha256(splits.read_bytes())}",
+        "Split": f"seed {split}, splits.json sha256 {_sha256(splits.read_bytes())}",
         "Images": ", ".join(f"{k} {v}" for k, v in preprocess.model_dump().items() if v is not None),
-        "Seeds": f"teacher {recipe.seed}; students {', '.join(map(str, recipe.study.seeds if recipe.study else [recipe.seed]))}",
+        "Seeds": f"teacher {recipe.seed}; students {', '.join(map(str, seeds))}",
         "Budget": f"student {_budget(recipe.student_training)}; teacher {_budget(recipe.teacher_training)}",
         "Model choice": "best validation Dice; test patients are used here only to evaluate",
         "Time per slice": f"median forward pass, batch 1, float32, {torch.get_num_threads()} threads",
@@ -292,7 +301,8 @@ def _facts(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRu
         ]
         epochs = search.epochs or recipe.student_training.epochs
         facts["Search"] = (
-            f"{search.trials} trials of {epochs} epochs for each method, by validation Dice; found: {'; '.join(weights)}"
+            f"{search.trials} trials of {epochs} epochs for each method, by validation Dice; found: "
+            + "; ".join(weights)
         )
     return facts
 
