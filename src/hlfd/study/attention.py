@@ -16,12 +16,12 @@ CAM_ROLES = ("e5", "d2")
 def attention_maps(
     model: Segmenter, pixels: np.ndarray, target: np.ndarray, members: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Map name -> map of one prepared slice: importance maps of the encoder, Grad-CAM at its and the decoder's end.
+    """Map name -> map of one prepared slice: importance maps of the encoder, Grad-CAM at its end and the decoder's.
 
     Grad-CAM for segmentation (Selvaraju et al., ICCV 2017; Vinogradova et al., AAAI 2020): the gradient of the region's
     class scores, summed over the pixels of the region in the reference, averaged over each channel, weighs the
-    """Map name -> map of one prepared slice: importance maps of the encoder, Grad-CAM at the ends of both halves.
-    the same place. Without the region in the slice there is no Grad-CAM.
+    channels; what is negative of their sum is cut off. The pixels are the reference's so that all models are asked
+    about the same place. Without the region in the slice there is no Grad-CAM.
 
     Args:
         pixels: H x W, as the network is given them.

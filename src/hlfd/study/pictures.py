@@ -260,8 +260,8 @@ def _intro(workspace: Workspace, results: dict[str, Any]) -> str:
     teacher = "a given teacher" if recipe.teacher_models else f"one teacher ({recipe.teacher.name})"
     first = (
         f"{teacher[0].upper()}{teacher[1:]} and {who}, trained alone and with: {methods or 'no other method'}{seeds}; "
-        "the same epochs, batches and augmentation for all. Every model is judged on whole test patients that neither it "
-        "nor its teacher has seen, on the grid of the original images; models and weights were chosen on validation "
+        "the same epochs, batches and augmentation for all. Every model is judged on whole test patients that neither "
+        "it nor its teacher has seen, on the grid of the original images; models and weights were chosen on validation "
         "patients."
     )
     missing = results.get("missing")
