@@ -41,7 +41,7 @@ def attention_maps(
         score = features["logits"][0, list(members)].sum(0)[place].sum()
         for role in CAM_ROLES if bool(place.any()) else ():
             if role in features:
-                (gradient,) = torch.autograd.grad(score, features[role], retain_graph=True)
+                (gradient,) = torch.autograd.grad(score, features[role], retain_graph=True, materialize_grads=True)
                 weights = gradient.mean((2, 3), keepdim=True)
                 cam = F.relu((weights * features[role].detach()).sum(1))[0]
                 maps[f"Grad-CAM {role}"] = cam.numpy()
