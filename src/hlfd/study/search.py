@@ -102,7 +102,7 @@ def run(workspace: Workspace, fold: int, method: Method, section: SearchSection,
     usual = recipe.student_training
     epochs = section.epochs or usual.epochs
     every = math.gcd(epochs, usual.validate_every)
-    training = TrainingSection(**{**usual.model_dump(), "epochs": epochs, "validate_every": every})
+    training = TrainingSection.model_validate({**usual.model_dump(), "epochs": epochs, "validate_every": every})
     short = workspace.of(recipe.model_copy(update={"student_training": training}))
     trials: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     weights = weights_of(method)
