@@ -17,8 +17,10 @@ from hlfd.sections import (
     Method,
     Plugin,
     PreprocessSection,
+    ReportSection,
     SourcePlugin,
     SplitSection,
+    StudySection,
     TeacherSection,
     TrainingSection,
 )
@@ -37,6 +39,8 @@ class Recipe(Section):
         teacher_folds: train as many teachers, each without its part of the training patients, and let each patient's
             slices be taught by the teacher that has not seen the patient.
         unseen_only: the same rule for ``teacher_models``: only a teacher that did not learn from a patient teaches it.
+        study: seeds, students and search of a study; null: each method is trained once.
+        report: how much the report shows.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Recipe(Section):
     student: Plugin = Plugin(name="unet_mobilenetv2")
     student_training: TrainingSection = TrainingSection()
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method(name="seg"), Method(name="hlfd"))
+    study: StudySection | None = None
+    report: ReportSection = ReportSection()
     output: Path | None = None
 
     @model_validator(mode="after")
@@ -74,6 +80,10 @@ class Recipe(Section):
                 "unseen_only: expected teacher_models to choose from, got none; 'teacher_folds: 4' trains teachers "
                 "that each leave patients out"
             )
+        if self.study and self.study.search:
+            for name in self.study.search.space:
+                if name not in names:
+                    raise InputError(f"study.search.space: no method is called '{name}'{nearest(name, names)}")
         if self.teacher_training.unlabelled_share:
             raise InputError("teacher_training.unlabelled_share: a teacher learns from labels alone, expected 0")
         return self

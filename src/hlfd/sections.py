@@ -1,5 +1,6 @@
 """The sections of a recipe: what can be set, in which units, with which defaults."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -246,3 +247,70 @@ class TrainingSection(Section):
                 f"got {self.validate_every}"
             )
         return self
+
+
+class SearchSection(Section):
+    """A search of each method's weights on the validation patients, the same budget for every method.
+
+    Attributes:
+        trials: trainings a method; the first is with the weights that the recipe gives it.
+        epochs: of a trial; None: as many as ``student_training``.
+        seed: of the search, and of the trials' students.
+        factor: a weight is searched between what the recipe gives it divided and multiplied by this, on a log scale.
+        space: run name of a method -> option (``beta``; of several methods together ``hlfd.beta``) -> lowest and
+            highest value, instead of ``factor``. A method with an empty space is not searched.
+    """
+
+    trials: Annotated[int, Field(ge=2)] = 8
+    epochs: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    factor: Annotated[float, Field(gt=1)] = 10.0
+    space: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict[str, dict[str, tuple[float, float]]])
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for method, options in self.space.items():
+            for option, (low, high) in options.items():
+                if not 0 < low < high:
+                    raise InputError(
+                        f"study.search.space.{method}.{option}: expected 0 < lowest < highest, got {low:g} and {high:g}"
+                    )
+        return self
+
+
+class StudySection(Section):
+    """More than one training of each method, for `hlfd study`.
+
+    Attributes:
+        seeds: of the student's weights, batches and augmentation; the teacher keeps the recipe's ``seed``.
+        students: name -> network; empty: the recipe's ``student``.
+        search: of each method's weights; null: the recipe's own are used.
+    """
+
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0, 1, 2)
+    students: dict[str, Plugin] = Field(default_factory=dict[str, Plugin])
+    search: SearchSection | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"study.seeds: each at most once, got {list(self.seeds)}")
+        for name, network in self.students.items():
+            if not re.fullmatch(r"[A-Za-z0-9._+]+", name) or name in ("teacher", "search", "store", "cache", "cells"):
+                raise InputError(f"study.students: expected a name of letters, digits, '.', '_' or '+', got '{name}'")
+            network.check("networks")
+        return self
+
+
+class ReportSection(Section):
+    """What the report holds beside figures.
+
+    Attributes:
+        cases: patients shown, worst first.
+        volume_cases: of these, how many can be scrolled through; 0 leaves the viewer out.
+        volume_mib: what these volumes may take of the file, together; they are made coarser to fit.
+    """
+
+    cases: Annotated[int, Field(ge=0)] = 4
+    volume_cases: Annotated[int, Field(ge=0)] = 3
+    volume_mib: Annotated[float, Field(gt=0)] = 6.0

@@ -91,8 +91,8 @@ def test_a_model_has_one_colour_and_the_teacher_is_neutral():
     models = [named("student-kd", method="kd"), named("student-hlfd", method="hlfd"), named("teacher", method="seg")]
     slots = figures.model_slots([*models, named("student", method="seg")], ["teacher", "other"])
     assert slots == {"student-kd": 3, "student-hlfd": 2, "teacher": 0, "student": 1, "other": 4}
-    many = figures.model_slots([named(f"m{i}") for i in range(8)])
-    assert sorted(many.values()) == list(range(8))
+    many = figures.model_slots([named(f"m{i}") for i in range(figures.SLOTS)])
+    assert sorted(many.values()) == list(range(figures.SLOTS))
 
 
 def pixels(uri: str) -> np.ndarray:

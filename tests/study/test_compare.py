@@ -47,7 +47,10 @@ def results(chosen) -> dict:
 
 def test_the_comparison_has_all_teachers_and_both_students(results, chosen):
     assert [m["name"] for m in results["models"]] == ["teacher-0", "teacher-1", "student", "student-both"]
-    assert [d["name"] for d in results["differences"]] == ["student-both"]
+    tumor = [c for c in results["comparisons"] if c["region"] == "tumor"]
+    assert [c["name"] for c in tumor] == ["teacher-0", "teacher-1", "student-both"]
+    assert {c["minus"] for c in tumor} == {"student"}
+    assert "no claim about student-both and student: 2 patients, at least 5 are needed" in tumor[2]["sentence"]
     assert results["models"][3]["method"] == "hlfd+cwd"
     assert all(np.isfinite(m["labels"]["tumor"]["dice"]["mean"]) for m in results["models"])
 

@@ -44,12 +44,19 @@ def list_plugins(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished demo or comparison, with results.json.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished demo, comparison or study, with results.json.")],
+    form: Annotated[
+        str, typer.Option("--format", help="html: write report.html again; latex, markdown: print the summary table.")
+    ] = "html",
 ) -> None:
-    """Write report.html again from a finished comparison's runs."""
-    from hlfd.study.compare import rebuild_report
+    """The report of a finished comparison or study, from its runs: a page, or a table for a paper."""
+    from hlfd.report.text import text_table
+    from hlfd.study.compare import finished_results, rebuild_report
 
-    typer.echo(rebuild_report(folder))
+    if form == "html":
+        typer.echo(rebuild_report(folder))
+    else:
+        typer.echo(text_table(finished_results(folder), form), nl=False)
 
 
 @app.command()

@@ -139,6 +139,7 @@ def decode(data: bytes, code: Code, shape: tuple[int, ...]) -> np.ndarray:
     return np.log(np.maximum(shares, 1e-9) / np.maximum(shares, 1e-9).sum(0, keepdims=True))
 
 
+_ONE_THREAD: Any = {"nthreads": 1}  # starting more takes longer than a row
 _CODEC: Any = {"filters": [blosc2.Filter.BITSHUFFLE], "codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1}
 
 
@@ -148,5 +149,5 @@ def _pack(values: np.ndarray) -> bytes:
 
 
 def _unpack(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    raw: Any = blosc2.decompress2(data, nthreads=1)  # starting threads takes longer than the row
+    raw: Any = blosc2.decompress2(data, **_ONE_THREAD)
     return np.frombuffer(raw, np.uint16).reshape(shape)

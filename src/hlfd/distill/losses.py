@@ -225,7 +225,8 @@ class PixelLoss(DistillationLoss):
 
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
         """Logits of the student, what `knowledge` gave; of the target only the size is used."""
-        own = student.float().contiguous() / self.temperature  # few channels: channels_last is slow to resize and to sum
+        # Few channels: in channels_last they are slow to resize and to sum.
+        own = student.float().contiguous() / self.temperature
         if knowledge.shape[1] > student.shape[1]:
             return self.temperature**2 * self._gathered(own, knowledge, target.shape[1:])
         log_s, log_t = F.log_softmax(resize(own, knowledge.shape[2:]), dim=1), knowledge

@@ -1,4 +1,4 @@
-"""A report as one HTML file, without scripts, that loads nothing from elsewhere."""
+"""A report as one HTML file that loads nothing from elsewhere; without volumes to scroll through, without scripts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,11 @@ from markupsafe import Markup
 
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic
-from hlfd.report import figures, pictures, tables
+from hlfd.report import charts, figures, pictures, tables, viewer
 from hlfd.report.arrows import who_teaches_whom
 from hlfd.report.gradients import pull_tables
 from hlfd.report.model import ImportancePicture, PatientPicture, ReportData
 from hlfd.report.tables import DASH, TEACHER, Model, fixed, number
-
-_RANKS = ("worst", "median", "best")
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure and what it shows."""
-
-    title: str
-    svg: Markup
 
 
 @dataclass(frozen=True)
@@ -89,16 +79,25 @@ def render(data: ReportData) -> str:
         summary=tables.summary_table(models),
         details=[(label, tables.detail_table(models, label)) for label in labels],
         baseline=(tables.baseline_of(models) or {}).get("name"),
-        seeds=sorted({m["seed"] for m in models if m.get("seed") is not None}),
-        scatters=_scatters(models, labels, slots),
-        curves=_curves(data, slots, large),
-        losses=_curves(data, slots, small, small=True),
+        seeds=sorted({seed for m in models for seed in m.get("seeds") or [m.get("seed")] if seed is not None}),
+        findings=data.findings,
+        spread=_spread(data, models),
+        scatters=charts.scatters(models, labels, slots),
+        curves=charts.curves(data, slots, large),
+        losses=charts.curves(data, slots, small, small=True),
         lessons=_lessons(data),
         pulls=pull_tables(data.curves),
-        patients=[
-            (picture, _cards(picture, regions, slots))
-            for picture in sorted(data.patients, key=lambda p: _RANKS.index(p.rank))
+        pull_charts=charts.pulls(data, slots),
+        paired=charts.paired(data, slots),
+        volumes=charts.volumes(data, slots),
+        lesions=charts.lesions(data, slots),
+        reliability=charts.reliability(data, slots),
+        calibration=[
+            (name, fixed(found.ece)) for name, found in data.calibration.items() if number(found.ece) is not None
         ],
+        attention=_attention(data),
+        viewer=viewer.embedded(data.viewer, regions),
+        patients=[(picture, _cards(picture, regions, slots)) for picture in data.patients],
         importance=[_grid(picture, regions) for picture in data.importance],
         target=list(regions)[-1] if regions else "reference",
         regions=list(zip(regions, pictures.REGION_COLOURS * 3, strict=False)),
@@ -131,9 +130,47 @@ def _described(model: Model) -> str:
     """The small line below a model's name."""
     parts = [str(model[key]) for key in ("network", "method") if model.get(key)]
     if model.get("seed") is not None:
-        parts.append(f"seed {model['seed']}")
+        seeds: list[object] = model.get("seeds") or []
+        parts.append(f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {model['seed']}")
     seconds = number(model.get("train_seconds"))
     return " · ".join([*parts, *([f"trained {tables.duration(seconds)}"] if seconds is not None else [])])
+
+
+def _spread(data: ReportData, models: Sequence[Model]) -> list[tuple[str, tables.Table]]:
+    """Region -> a row a model: mean of each seed, spread over seeds and over patients, rank and its interval."""
+    found: list[tuple[str, tables.Table]] = []
+    for region in dict.fromkeys(region for model in models for region in model.get("seed_means") or {}):
+        rows: list[tuple[str, tuple[tables.Cell, ...]]] = []
+        for model in models:
+            means = (model.get("seed_means") or {}).get(region) or ()
+            spread = data.variances.get(region, {}).get(str(model["name"]), {})
+            rank = data.ranks.get(region, {}).get(str(model["name"]), {})
+            if len(means) < 2 and not rank:
+                continue
+            deviations = [number(spread.get(key)) for key in ("seed", "patient")]
+            places = [number(rank.get(key)) for key in ("rank", "low", "high")]
+            rows.append(
+                (
+                    str(model["name"]),
+                    (
+                        tables.Cell(", ".join(fixed(number(mean)) for mean in means)),
+                        *(tables.Cell(fixed(v**0.5 if v is not None else None)) for v in deviations),
+                        tables.Cell(
+                            DASH if places[0] is None else f"{places[0]:g}",
+                            () if None in places else (f"{places[1]:g} to {places[2]:g}",),
+                        ),
+                    ),
+                )
+            )
+        if rows and any(len(model.get("seeds") or ()) > 1 for model in models):
+            headers = (
+                ("Dice", "mean of each seed"),
+                ("Seeds", "standard deviation"),
+                ("Patients", "standard deviation"),
+                ("Rank", "95 % of samples of patients"),
+            )
+            found.append((region, tables.Table(headers, tuple(rows))))
+    return found
 
 
 def _tiles(models: Sequence[Model], labels: Sequence[str]) -> list[Tile]:
@@ -160,42 +197,6 @@ def _tiles(models: Sequence[Model], labels: Sequence[str]) -> list[Tile]:
             name, unit = ("Parameters", "") if key == "parameters" else ("Time", " ms per slice")
             tiles.append(Tile(name, text, f"{tables.short(a)}{unit} in the teacher, {tables.short(b)} in the student"))
     return tiles
-
-
-def _scatters(models: Sequence[Model], labels: Sequence[str], slots: Mapping[str, int]) -> list[Chart]:
-    charts: list[Chart] = []
-    for label in labels:
-        for key, title in (("parameters", "parameters"), ("ms_per_slice", "ms per slice")):
-            points: list[figures.Point] = []
-            for model in models:
-                dice, cost = tables.summary_of(model, label, "dice"), number(model.get(key))
-                mean, low, high = (number(dice.get(f)) for f in ("mean", "low", "high"))
-                if mean is not None and cost is not None and cost > 0:
-                    points.append(figures.Point(str(model["name"]), slots[model["name"]], cost, mean, low, high))
-            if len(points) > 1:
-                text = f"{label} Dice against {title}"
-                spoken = "; ".join(f"{p.name} {fixed(p.quality)} at {tables.short(p.cost)}" for p in points)
-                charts.append(Chart(text, figures.scatter(points, f"{text}: {spoken}")))
-    return charts
-
-
-def _curves(data: ReportData, slots: Mapping[str, int], columns: Sequence[str], *, small: bool = False) -> list[Chart]:
-    """A chart for every column, holding every model that has it."""
-    names = [n for n in slots if n in data.curves]
-    charts: list[Chart] = []
-    for column in columns:
-        lines = [
-            figures.Line(name, slots[name], points)
-            for name in names
-            if figures.worth_drawing(points := data.curves[name].get(column, ()))
-        ]
-        if lines:
-            kind, _, name = column.partition("/")
-            kind_text = "Validation" if kind == "val" else "Training loss:"
-            title = name if small else f"{kind_text} {name.replace('dice', 'Dice').replace('_', ' ')}, by step"
-            spoken = f"{column} over training steps: {', '.join(line.name for line in lines)}"
-            charts.append(Chart(title, figures.curves(lines, spoken, small=small, maxima=kind == "val")))
-    return charts
 
 
 def _lessons(data: ReportData) -> list[tuple[str, Markup]]:
@@ -249,6 +250,24 @@ def _grid(picture: ImportancePicture, regions: pictures.Regions) -> Grid:
                 row.append(("", ""))
         rows.append((role, tuple(row)))
     return Grid(picture.patient, tuple(picture.maps), tuple(rows))
+
+
+def _attention(data: ReportData) -> tables.Table | None:
+    """The share of each map's mass inside each region, a row a model, first of a map that looks everywhere alike."""
+    found = data.attention
+    if found is None or not found.shares:
+        return None
+    maps = list(dict.fromkeys(name for shares in found.shares.values() for name in shares))
+    headers = tuple((name, " / ".join(found.area)) for name in maps)
+
+    def cell(shares: Mapping[str, float]) -> tables.Cell:
+        return tables.Cell(" / ".join(f"{100 * share:.1f} %" for share in shares.values()) or DASH)
+
+    rows = [(name, tuple(cell(shares.get(m, {})) for m in maps)) for name, shares in found.shares.items()]
+    return tables.Table(headers, ((_EVERYWHERE, tuple(cell(found.area) for _ in maps)), *rows))
+
+
+_EVERYWHERE = "share of the slice"
 
 
 def _facts(data: ReportData) -> dict[str, str]:

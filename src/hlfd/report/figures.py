@@ -18,11 +18,11 @@ from matplotlib.transforms import IdentityTransform, ScaledTranslation
 
 from hlfd.report.tables import TEACHER, Model
 
-SLOTS = 8
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
+SLOTS = 12
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "d")
 # Stand-ins that matplotlib can parse, exchanged for the page's variables once the SVG is written.
 _INK, _MUTED, _GRID, _SURFACE = "#010101", "#020202", "#030303", "#040404"
-_MODEL = [f"#0b000{slot}" for slot in range(SLOTS)]
+_MODEL = [f"#0b000{slot:x}" for slot in range(SLOTS)]
 _VARIABLES = {
     **{_INK: "--ink", _MUTED: "--muted", _GRID: "--line", _SURFACE: "--card"},
     **{colour: f"--m{slot}" for slot, colour in enumerate(_MODEL)},
@@ -82,6 +82,15 @@ class Point:
     high: float | None
 
 
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both cost and quality, by rising cost; of equals the first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.cost, -p.quality)):
+        if not front or point.quality > front[-1].quality:
+            front.append(point)
+    return front
+
+
 def scatter(points: Sequence[Point], title: str) -> Markup:
     """Quality against cost (log axis), each model with its interval and, where there is room, its name."""
     with rc_context(_STYLE):
@@ -99,6 +108,17 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
         shifts, crowd = _side_by_side([float(axes.transData.transform((c, 0.5))[0]) for c in costs], apart_px=11)
         places = [axes.transData.transform((p.cost, p.quality)) for p in points]
         places = [(float(x) + dx, float(y)) for (x, y), dx in zip(places, shifts, strict=True)]
+        front = [places[points.index(point)] for point in pareto(points)]
+        if len(front) > 1:  # a step: between two models there is none
+            xs, ys = zip(*front, strict=True)
+            look: dict[str, Any] = {
+                "color": _MUTED,
+                "lw": 1.2,
+                "ls": (0, (4, 3)),
+                "drawstyle": "steps-post",
+                "zorder": 1,
+            }
+            axes.plot(xs, ys, transform=IdentityTransform(), **look)
         names: list[_Name] = []
         for point, dx, (x, y) in zip(points, shifts, places, strict=True):
             place = axes.transData + ScaledTranslation(dx / 72, 0, figure.dpi_scale_trans)
@@ -106,14 +126,14 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
             if point.low is not None and point.high is not None:
                 ends = [point.low, point.high]
                 axes.plot([point.cost] * 2, ends, color=colour, lw=2, alpha=0.5, transform=place)
-            look: dict[str, Any] = {"ms": 9, "mec": _SURFACE, "mew": 1.2, "marker": _MARKERS[point.slot]}
+            look = {"ms": 9, "mec": _SURFACE, "mew": 1.2, "marker": _MARKERS[point.slot]}
             axes.plot([point.cost], [point.quality], color=colour, transform=place, **look)
             right = point.cost <= centre
             # Beside its point, and beside the neighbours that stand in the way.
             near = [px for px, py in places if abs(px - x) < 60 and abs(py - y) < 12]
             names.append(_Name(point.name, point.slot, max(near) + 11 if right else min(near) - 11, y, right))
         if crowd <= 3:  # more names than that in one place would hide each other: the legend tells
-            _write(axes, names)
+            _write(axes, names, backed=True)
         return _svg(figure, title)
 
 
@@ -214,7 +234,7 @@ class _Name:
     right: bool
 
 
-def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15) -> None:
+def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15, *, backed: bool = False) -> None:
     """Write names beside their places, moved up or down until none lies on another."""
     for side in (True, False):
         column = sorted((n for n in names if n.right == side), key=lambda n: n.y)
@@ -230,6 +250,8 @@ def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15) -> None:
         box = axes.bbox
         shift = min(0.0, box.y1 - heights[-1]) or max(0.0, box.y0 + line_px / 2 - heights[0])
         look: dict[str, Any] = {"ha": "left" if side else "right", "va": "center", "transform": IdentityTransform()}
+        if backed:  # lines pass behind
+            look["bbox"] = {"facecolor": _SURFACE, "edgecolor": "none", "pad": 0.5}
         for name, height in zip(column, heights, strict=True):
             axes.text(name.x, height + shift, name.text, color=_MODEL[name.slot], **look)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from hlfd.evaluation.results import Calibration
 from hlfd.report.arrows import Arrow
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
@@ -18,7 +19,7 @@ class PatientPicture:
 
     Attributes:
         patient: the patient's id.
-        rank: the patient's place among all test patients.
+        rank: the patient's place among all test patients: ``worst``, ``2nd worst``, ..., ``median``, ``best``.
         image: H x W, HU; rows run to posterior, columns to the patient's left.
         window_hu: HU shown as black and as white.
         spacing_mm: distance between rows, between columns.
@@ -28,7 +29,7 @@ class PatientPicture:
     """
 
     patient: str
-    rank: Literal["worst", "median", "best"]
+    rank: str
     image: np.ndarray
     window_hu: tuple[float, float]
     spacing_mm: tuple[float, float]
@@ -59,6 +60,39 @@ class ImportancePicture:
     spacing_mm: tuple[float, float] = (1.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Attention:
+    """Where the models look, in numbers, averaged over patients.
+
+    Attributes:
+        patients: how many.
+        area: region -> its share of the slice: what a map has that looks everywhere alike.
+        shares: model -> map (``e1``, ``Grad-CAM e5``) -> region -> share of the map's mass inside the region, in [0,
+            1]; a map that is zero everywhere counts as looking everywhere alike.
+    """
+
+    patients: int
+    area: Mapping[str, float]
+    shares: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class ViewerCase:
+    """A case to scroll through: the files are gzipped NIfTI of 8 bits, all on one grid.
+
+    Attributes:
+        title: what to call it.
+        image: the cropped CT, window to 0 to 255.
+        masks: ``reference`` and models -> class indices.
+        coarser: by how much it was made coarser along each axis.
+    """
+
+    title: str
+    image: bytes
+    masks: Mapping[str, bytes]
+    coarser: tuple[int, int, int] = (1, 1, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """A report's content.
@@ -76,6 +110,15 @@ class ReportData:
         regions: region -> its class indices, `hlfd.labels.Labels.regions`. Without it the first region of the results
             is taken to hold every class, and each further one to be one class.
         terms: model -> its terms, for the drawing of who teaches whom.
+        dice: model -> region -> patient -> Dice, the mean over seeds.
+        volumes_ml: model -> region -> (reference, prediction) of each case, ml.
+        lesions: model -> (diameter in mm, share of the seeds that found it) of each reference lesion.
+        calibration: model -> its reliability in the foreground of reference or prediction.
+        attention: shares of the maps of ``importance``.
+        viewer: cases to scroll through.
+        findings: plain sentences on each comparison.
+        ranks: region -> model -> the fields of `hlfd.evaluation.stability.Rank`.
+        variances: region -> model -> the fields of `hlfd.evaluation.stability.Variances`.
         ranking: what the patients were ranked by, for example ``tumor Dice of student-hlfd``.
     """
 
@@ -89,4 +132,23 @@ class ReportData:
     research_notice: str = RESEARCH_NOTICE
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     terms: Mapping[str, Mapping[str, Arrow]] = field(default_factory=dict[str, Mapping[str, Arrow]])
+    dice: Mapping[str, Mapping[str, Mapping[str, float]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, float]]]
+    )
+    volumes_ml: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(
+        default_factory=dict[str, Mapping[str, Sequence[tuple[float, float]]]]
+    )
+    lesions: Mapping[str, Sequence[tuple[float, float]]] = field(
+        default_factory=dict[str, Sequence[tuple[float, float]]]
+    )
+    calibration: Mapping[str, Calibration] = field(default_factory=dict[str, Calibration])
+    attention: Attention | None = None
+    viewer: Sequence[ViewerCase] = ()
+    findings: Sequence[str] = ()
+    ranks: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]]
+    )
+    variances: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]]
+    )
     ranking: str = ""

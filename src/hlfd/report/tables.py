@@ -110,6 +110,7 @@ def summary_table(models: Sequence[Model]) -> Table:
         ("multiply_adds", "Multiply-adds", "per slice", "fewer", "more"),
         ("ms_per_slice", "Time", "ms per slice", "faster", "slower"),
         ("file_mib", "File", "MiB", "smaller", "larger"),
+        ("peak_mib", "Memory", "peak, MiB", "less", "more"),
     ):
         headers.append((title, hint))
         columns.append(_cost_column(models, key, less, more))
@@ -147,12 +148,13 @@ def _metric_column(
     summaries = [summary_of(model, label, metric) for model in models]
     values = [number(s.get(field)) for s in summaries]
     best = _best(models, values, better, show)
-    baseline = baseline_of(models)
-    base = number(summary_of(baseline, label, metric).get(field)) if baseline and bar else None
+    named = {str(model["name"]): model for model in models}
     cells: list[Cell] = []
     for model, summary, value, is_best in zip(models, summaries, values, best, strict=True):
         low, high = number(summary.get("low")), number(summary.get("high"))
         interval = (f"{show(low)} to {show(high)}",) if field == "mean" and low is not None and high is not None else ()
+        baseline = named.get(str(model.get("alone"))) or baseline_of(models)
+        base = number(summary_of(baseline, label, metric).get(field)) if baseline and bar else None
         change, gain = "", None
         if base is not None and value is not None and model["name"] != TEACHER and model is not baseline:
             change = fixed(value - base, signed=True)

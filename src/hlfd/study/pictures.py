@@ -1,67 +1,96 @@
 """What a report shows, gathered from the run folders."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from hlfd.data.prepare import case_named
 from hlfd.data.preprocess import AXCODES
-from hlfd.distill.losses import importance_map
 from hlfd.io import nifti
 from hlfd.report.arrows import Arrow
-from hlfd.report.model import ImportancePicture, PatientPicture, ReportData
+from hlfd.report.model import Attention, ImportancePicture, PatientPicture, ReportData, ViewerCase
 from hlfd.segmenter import Segmenter
+from hlfd.study.attention import attention_maps, mean_shares, share_inside
+from hlfd.study.calibration import calibration_of
+from hlfd.study.collect import ModelRuns, Run, over_seeds
 from hlfd.study.steps import Workspace
+from hlfd.study.volumes import viewer_case
 from hlfd.training.logs import read_curves
 from hlfd.volume import Volume
 
-if TYPE_CHECKING:
-    from hlfd.study.compare import ModelRuns
-
-ROLES = ("e1", "e2", "e3", "e4", "e5")
+SIDE_BY_SIDE = 5
+"""Models whose maps are drawn; all are in the table of shares."""
 
 
-def report_data(workspace: Workspace, results: dict[str, Any], runs: "Sequence[ModelRuns]") -> ReportData:
-    """Curves of the first fold; pictures of the worst, median and best patient by the last model's last region."""
-    labels = workspace.source.labels
-    region, judge = list(labels.regions)[-1], runs[-1]
-    ranked = sorted(range(len(judge.cases)), key=lambda i: judge.cases[i].regions[region].dice)
-    chosen: list[tuple[Literal["worst", "median", "best"], int]] = [("worst", ranked[0])]
-    if len(ranked) > 2:
-        chosen.append(("median", ranked[len(ranked) // 2]))
-    if len(ranked) > 1:
-        chosen.append(("best", ranked[-1]))
+def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRuns]) -> ReportData:
+    """Everything of a study that its report shows.
+
+    Curves and pictures are of the first seed, curves of the first fold. Patients are ranked by the mean over the
+    distilled students of the last region's Dice.
+    """
+    gathered = _Gathered(workspace, runs)
     first = workspace.recipe.folds[0]
-    pictures = [_patient(workspace, runs, rank, index, region) for rank, index in chosen]
-    middle = chosen[len(chosen) // 2][1]
+    chosen = gathered.chosen(workspace.recipe.report.cases)
     return ReportData(
-        title=f"Comparison: {workspace.recipe.name}",
+        title=f"{'Study' if workspace.recipe.study else 'Comparison'}: {workspace.recipe.name}",
         intro=_intro(workspace, results),
         results=results,
-        curves={run.name: read_curves(run.folders[first] / "metrics.csv") for run in runs},
-        patients=pictures,
-        importance=[_importance(workspace, runs, middle, region)],
-        facts=_facts(workspace, results),
-        regions=labels.regions,
+        curves={run.name: read_curves(run.run_of(first).folder / "metrics.csv") for run in runs},
+        patients=[gathered.patient(rank, index) for rank, index in chosen],
+        importance=gathered.importance([index for _, index in chosen][:1]),
+        facts=_facts(workspace, results, runs),
+        regions=workspace.source.labels.regions,
         terms={run.name: _terms(run, first) for run in runs},
-        ranking=f"{region} Dice of {judge.name}",
+        dice={
+            run.name: {
+                region: {patient: float(np.mean(v)) for patient, v in run.dice(region).items()}
+                for region in gathered.regions
+            }
+            for run in runs
+        },
+        volumes_ml={
+            run.name: {
+                region: [
+                    (c.regions[region]["reference_ml"], c.regions[region]["prediction_ml"]) for c in over_seeds(run)
+                ]
+                for region in gathered.regions
+            }
+            for run in runs
+        },
+        lesions={run.name: found for run in runs if (found := _lesions(run, gathered.region))},
+        calibration={run.name: gathered.calibration(run) for run in runs},
+        attention=gathered.attention(),
+        viewer=gathered.viewer([index for _, index in chosen]),
+        findings=[one["sentence"] for one in results.get("comparisons", ())],
+        ranks=results.get("ranks") or {},
+        variances=results.get("variances") or {},
+        ranking=gathered.ranking
+        if len(gathered.judges) < 3
+        else f"{gathered.region} Dice, the mean of the {len(gathered.judges)} distilled students",
     )
 
 
-def _terms(run: "ModelRuns", fold: int) -> dict[str, Arrow]:
-    facts = Segmenter.load(run.folders[fold] / "model").facts
+def _terms(run: ModelRuns, fold: int) -> dict[str, Arrow]:
+    facts = Segmenter.load(run.run_of(fold).model).facts
     return {name: Arrow(**term) for name, term in (facts.get("terms") or {}).items()}
 
 
-def _fold_of(run: "ModelRuns", workspace: Workspace, patient: str) -> int:
-    return next(fold for fold in run.folders if patient in workspace.split(fold).test)
+def _lesions(run: ModelRuns, region: str) -> list[tuple[float, float]]:
+    """Diameter of each reference lesion of all cases, and the share of the seeds whose prediction touches it."""
+    found: list[tuple[float, float]] = []
+    for same in zip(*run.cases.values(), strict=True):
+        sides = [[x for x in case.lesions.get(region, ()) if x.side == "reference"] for case in same]
+        for lesions in zip(*sides, strict=True):
+            found.append((lesions[0].diameter_mm, sum(x.detected for x in lesions) / len(lesions)))
+    return found
 
 
-def _key_slice(reference: np.ndarray, region: np.ndarray) -> int:
+def key_slice(reference: np.ndarray, region: np.ndarray) -> int:
     """The slice with most of the region, or where there is none, most of any label, or the middle one."""
     for mask in (region, reference > 0):
         if mask.any():
@@ -69,86 +98,231 @@ def _key_slice(reference: np.ndarray, region: np.ndarray) -> int:
     return len(reference) // 2
 
 
-def _patient(
-    workspace: Workspace,
-    runs: "Sequence[ModelRuns]",
-    rank: Literal["worst", "median", "best"],
-    index: int,
-    region: str,
-) -> PatientPicture:
-    result = runs[-1].cases[index]
-    case = case_named(workspace.source, result.case)
-    image = workspace.source.read_image(case).oriented(AXCODES)
-    reference = workspace.source.read_label(case).oriented(AXCODES).voxels
-    k = _key_slice(reference, workspace.source.labels.region(reference, region))
-    predictions = {}
-    for run in runs:
-        folder = run.folders[_fold_of(run, workspace, result.patient)]
-        volume: Volume = nifti.read_label(folder / "predictions" / f"{case.id}.nii.gz")
-        predictions[run.name] = volume.oriented(AXCODES).voxels[k]
-    return PatientPicture(
-        patient=result.patient,
-        rank=rank,
-        image=image.voxels[k],
-        window_hu=workspace.store.preprocess.window_hu,
-        spacing_mm=image.spacing_mm[1:],
-        reference=reference[k],
-        predictions=predictions,
-        scores={run.name: {name: o.dice for name, o in run.cases[index].regions.items()} for run in runs},
-    )
+def _ordinal(place: int) -> str:
+    if place == 1:
+        return "worst"
+    return f"{place}{({2: 'nd', 3: 'rd'}).get(place % 10 if place % 100 not in (12, 13) else 0, 'th')} worst"
 
 
-@torch.inference_mode()
-def _importance(workspace: Workspace, runs: "Sequence[ModelRuns]", index: int, region: str) -> ImportancePicture:
-    result = runs[-1].cases[index]
-    stored = workspace.store.cases[result.case]
-    image, target = workspace.store.slices(result.case)
-    reference = np.asarray(target[:])
-    k = _key_slice(reference, workspace.source.labels.region(reference, region))
-    pixels = torch.from_numpy(np.asarray(image[k])).float()[None, None]
-    maps: dict[str, dict[str, np.ndarray]] = {}
-    for run in runs:
-        model = Segmenter.load(run.folders[_fold_of(run, workspace, result.patient)] / "model")
-        features = model.network(pixels)
-        maps[run.name] = {
-            role: importance_map(features[role]).reshape(features[role].shape[2:]).numpy()
-            for role in ROLES
-            if role in features
+class _Gathered:
+    """Pictures and maps; models are loaded once."""
+
+    def __init__(self, workspace: Workspace, runs: Sequence[ModelRuns]):
+        self.workspace, self.runs = workspace, runs
+        self.regions = workspace.source.labels.regions
+        self.region, self.organ = list(self.regions)[-1], next(iter(self.regions))
+        self.results = {run.name: over_seeds(run) for run in runs}
+        distilled = [run.name for run in runs if run.alone]
+        self.judges = distilled or [runs[-1].name]
+        self._models: dict[str, Segmenter] = {}
+
+    @property
+    def ranking(self) -> str:
+        """What patients are ranked by."""
+        mean = ", the mean" if len(self.judges) > 1 else ""
+        return f"{self.region} Dice{mean} of {' and '.join(self.judges)}"
+
+    def load(self, run: Run) -> Segmenter:
+        """A run's model."""
+        if str(run.model) not in self._models:
+            self._models[str(run.model)] = Segmenter.load(run.model)
+        return self._models[str(run.model)]
+
+    def run_for(self, run: ModelRuns, patient: str) -> Run:
+        """The run that was tested on a patient, of the first seed."""
+        return next(one for one in run.runs if patient in self.workspace.split(one.fold).test)
+
+    def chosen(self, count: int) -> list[tuple[str, int]]:
+        """Ranks and places of the patients to show: the worst first, at last the median and the best."""
+        scores = [
+            np.mean([self.results[name][i].regions[self.region].dice for name in self.judges])
+            for i in range(len(self.results[self.judges[0]]))
+        ]
+        ranked = sorted(range(len(scores)), key=lambda i: scores[i])
+        rest = [("median", ranked[len(ranked) // 2]), ("best", ranked[-1])] if len(ranked) > 2 and count > 2 else []
+        worst = [(_ordinal(k + 1), i) for k, i in enumerate(ranked)]
+        worst = [(rank, i) for rank, i in worst if i not in [other for _, other in rest]]
+        return worst[: max(0, count - len(rest))] + rest
+
+    def volumes(self, index: int) -> tuple[str, Volume, dict[str, Volume]]:
+        """Patient, image, and label maps of the reference and of every model."""
+        result = self.results[self.judges[0]][index]
+        case, source = case_named(self.workspace.source, result.case), self.workspace.source
+        masks = {"reference": source.read_label(case).oriented(AXCODES)}
+        for run in self.runs:
+            folder = self.run_for(run, result.patient).folder
+            volume: Volume = nifti.read_label(folder / "predictions" / f"{case.id}.nii.gz")
+            masks[run.name] = volume.oriented(AXCODES)
+        return result.patient, source.read_image(case).oriented(AXCODES), masks
+
+    def patient(self, rank: str, index: int) -> PatientPicture:
+        """A patient's slice with most of the last region."""
+        patient, image, masks = self.volumes(index)
+        reference = masks.pop("reference").voxels
+        k = key_slice(reference, self.workspace.source.labels.region(reference, self.region))
+        return PatientPicture(
+            patient=patient,
+            rank=rank,
+            image=image.voxels[k],
+            window_hu=self.workspace.store.preprocess.window_hu,
+            spacing_mm=image.spacing_mm[1:],
+            reference=reference[k],
+            predictions={name: volume.voxels[k] for name, volume in masks.items()},
+            scores={
+                run.name: {name: s.dice for name, s in self.results[run.name][index].regions.items()}
+                for run in self.runs
+            },
+        )
+
+    def prepared_slice(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
+        """Patient, and pixels and classes of the key slice as the networks are given it."""
+        result = self.results[self.judges[0]][index]
+        image, target = self.workspace.store.slices(result.case)
+        reference = np.asarray(target[:])
+        k = key_slice(reference, self.workspace.source.labels.region(reference, self.region))
+        return result.patient, np.asarray(image[k]).astype(np.float32), reference[k]
+
+    def maps(self, index: int) -> dict[str, dict[str, np.ndarray]]:
+        """Model -> maps of the key slice."""
+        patient, pixels, reference = self.prepared_slice(index)
+        members = self.regions[self.region]
+        return {
+            run.name: attention_maps(self.load(self.run_for(run, patient)), pixels, reference, members)
+            for run in self.runs
         }
-    assert stored.shape[1:] == pixels.shape[2:]
-    return ImportancePicture(result.patient, pixels[0, 0].numpy(), reference[k], maps, window=(-1.0, 1.0))
+
+    def importance(self, places: Sequence[int]) -> list[ImportancePicture]:
+        """Maps of teacher, student alone and distilled students: HLFD's first."""
+        order = [run.name for run in self.runs if not run.alone]
+        distilled = sorted((run.name for run in self.runs if run.alone), key=lambda name: "hlfd" not in name)
+        shown = (order + distilled)[:SIDE_BY_SIDE]
+        pictures: list[ImportancePicture] = []
+        for index in places:
+            patient, pixels, reference = self.prepared_slice(index)
+            found = self.maps(index)
+            maps = {name: found[name] for name in shown}
+            pictures.append(ImportancePicture(patient, pixels, reference, maps, window=(-1.0, 1.0)))
+        return pictures
+
+    def attention(self) -> Attention | None:
+        """Shares of the maps inside organ and tumour, over the patients whose key slice shows the last region."""
+        shares: dict[str, list[dict[str, dict[str, float]]]] = {run.name: [] for run in self.runs}
+        areas: list[dict[str, float]] = []
+        for index in range(len(self.results[self.judges[0]])):
+            _, _, reference = self.prepared_slice(index)
+            masks = {name: np.isin(reference, ids) for name, ids in self.regions.items()}
+            if not masks[self.region].any():
+                continue
+            areas.append({name: float(mask.mean()) for name, mask in masks.items()})
+            for model, maps in self.maps(index).items():
+                shares[model].append(
+                    {key: {name: share_inside(m, mask) for name, mask in masks.items()} for key, m in maps.items()}
+                )
+        if not areas:
+            return None
+        area = {name: float(np.mean([one[name] for one in areas])) for name in self.regions}
+        return Attention(len(areas), area, {model: mean_shares(found) for model, found in shares.items()})
+
+    def calibration(self, run: ModelRuns) -> Any:
+        """Calibration over the test slices of all folds, first seed."""
+        seed = run.first.seed
+        cases = {case.id: case for case in self.workspace.cases(self.workspace.patients)}
+        return calibration_of(
+            (
+                self.load(one),
+                self.workspace.store,
+                [c.id for c in cases.values() if c.patient in self.workspace.split(one.fold).test],
+            )
+            for one in run.runs
+            if one.seed == seed
+        )
+
+    def viewer(self, places: Sequence[int]) -> list[ViewerCase]:
+        """Cases to scroll through, the worst first, within the recipe's budget."""
+        section = self.workspace.recipe.report
+        places = places[: section.volume_cases]
+        found: list[ViewerCase] = []
+        for index in places:
+            patient, image, masks = self.volumes(index)
+            most = int(section.volume_mib * 2**20 / len(places))
+            window = self.workspace.store.preprocess.window_hu
+            case = viewer_case(patient, image, masks, window, most)
+            found += [case] if case else []
+        return found
 
 
 def _intro(workspace: Workspace, results: dict[str, Any]) -> str:
     recipe = workspace.recipe
-    methods = ", ".join(m.name for m in recipe.methods)
-    paired = [
-        f"{row['name']} minus {row['minus']}, patient by patient: {region} Dice {d['mean']:+.3f}"
-        + (f" [{d['low']:+.3f}, {d['high']:+.3f}]" if d["low"] is not None else "")
-        for row in results["differences"]
-        for region, d in row["dice"].items()
-    ]
+    students = list(recipe.study.students) if recipe.study else []
+    methods = ", ".join(dict.fromkeys(model["method"] for model in results["models"] if model.get("alone")))
+    who = f"students {', '.join(students)}" if students else f"one student ({recipe.student.name})"
+    seeds = f", each with {len(recipe.study.seeds)} seeds" if recipe.study and len(recipe.study.seeds) > 1 else ""
+    teacher = "a given teacher" if recipe.teacher_models else f"one teacher ({recipe.teacher.name})"
     first = (
-        f"One teacher ({recipe.teacher.name}) and one student ({recipe.student.name}), the student trained with: "
-        f"{methods}. Every model is judged on whole test patients that neither it nor its teacher has seen, on the "
-        "grid of the original images."
+        f"{teacher[0].upper()}{teacher[1:]} and {who}, trained alone and with: {methods or 'no other method'}{seeds}; "
+        "the same epochs, batches and augmentation for all. Every model is judged on whole test patients that neither "
+        "it nor its teacher has seen, on the grid of the original images; models and weights were chosen on validation "
+        "patients."
     )
-    return "\n\n".join([first, "; ".join(paired) + " (mean, 95 % interval)."] if paired else [first])
+    missing = results.get("missing")
+    return f"{first}\n\nNot finished: {', '.join(missing)}." if missing else first
 
 
-def _facts(workspace: Workspace, results: dict[str, Any]) -> dict[str, str]:
+def _facts(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRuns]) -> dict[str, str]:
     recipe = workspace.recipe
     first = workspace.split(recipe.folds[0])
     folds = f" in each of {len(recipe.folds)} folds" if len(recipe.folds) > 1 else ""
     preprocess = workspace.store.preprocess
-    return {
+    splits = recipe.folder / "splits.json"
+    search = recipe.study.search if recipe.study else None
+    seeds = recipe.study.seeds if recipe.study else [recipe.seed]
+    split = recipe.split.seed if recipe.split else "-"
+    facts = {
         "Data": f"source {recipe.source.name}, {len(workspace.source.cases)} cases",
         "Patients": f"{len(first.train)} train, {len(first.validation)} validation, {len(first.test)} test{folds}",
+        "Split": f"seed {split}, splits.json sha256 {_sha256(splits.read_bytes())}",
         "Images": ", ".join(f"{k} {v}" for k, v in preprocess.model_dump().items() if v is not None),
-        "Seed": f"{recipe.seed} (split {recipe.split.seed if recipe.split else '-'})",
+        "Seeds": f"teacher {recipe.seed}; students {', '.join(map(str, seeds))}",
+        "Budget": f"student {_budget(recipe.student_training)}; teacher {_budget(recipe.teacher_training)}",
         "Model choice": "best validation Dice; test patients are used here only to evaluate",
         "Time per slice": f"median forward pass, batch 1, float32, {torch.get_num_threads()} threads",
-        "Machine": f"{platform.machine()}, {os.cpu_count()} cores, {'GPU' if torch.cuda.is_available() else 'no GPU'}",
+        "Memory": "growth of a process at its highest: weights and one slice, batch 1, float32, one thread",
+        "Machine": f"{_processor()}, {os.cpu_count()} cores, {'GPU' if torch.cuda.is_available() else 'no GPU'}",
         "Total time": f"{results['seconds'] / 60:.1f} min",
         "Versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
+        "Models (sha256)": ", ".join(f"{m['name']} {m['sha256'][:12]}" for m in results["models"] if m.get("sha256")),
     }
+    if search:
+        weights = [
+            f"{m['name']}" + (f" fold {fold}" if len(m["options"]) > 1 else "") + f": {_told(options)}"
+            for m in results["models"]
+            for fold, options in (m.get("options") or {}).items()
+            if m.get("alone")
+        ]
+        epochs = search.epochs or recipe.student_training.epochs
+        facts["Search"] = (
+            f"{search.trials} trials of {epochs} epochs for each method, by validation Dice; found: "
+            + "; ".join(weights)
+        )
+    return facts
+
+
+def _told(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in options.items() if key != "name") or "as given"
+
+
+def _budget(training: Any) -> str:
+    samples = f"{training.samples_per_epoch} slices" if training.samples_per_epoch else "all slices"
+    return f"{training.epochs} epochs of {samples}, batch {training.batch_size}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

@@ -38,6 +38,12 @@ class Workspace:
         self.recipe, self.machine = recipe, machine or Machine()
         self.workers = workers or os.cpu_count() or 1
 
+    def of(self, recipe: Recipe) -> "Workspace":
+        """The same folder, and what is ready of the data, for a recipe that differs in its student or seed alone."""
+        other = Workspace(recipe, self.workers)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("source", "store", "splits")})
+        return other
+
     @cached_property
     def source(self) -> DataSource:
         """The recipe's data on disk."""
@@ -162,15 +168,18 @@ def teacher_folders(workspace: Workspace, fold: int) -> list[Path]:
     return [workspace.folder(fold) / name / "model" for name in names]
 
 
-def train_student(workspace: Workspace, fold: int, method: Method, teacher: Path | None = None) -> Path:
+def train_student(
+    workspace: Workspace, fold: int, method: Method, teacher: Path | None = None, folder: Path | None = None
+) -> Path:
     """Train the recipe's student with a method (``seg``: alone) on a fold; the model folder.
 
     Args:
         teacher: model folder; None: the recipe's ``teacher_models``, or the teachers trained on this fold.
+        folder: of the run; None: the fold's folder holds it under the method's name.
     """
     from hlfd.training.run import run
 
-    return run(_student_job(workspace, fold, method, teacher))
+    return run(_student_job(workspace, fold, method, teacher, folder))
 
 
 def build_cache(workspace: Workspace, fold: int, method: Method, teacher: Path | None = None) -> list[Path]:
@@ -180,7 +189,9 @@ def build_cache(workspace: Workspace, fold: int, method: Method, teacher: Path |
     return build_cache(_student_job(workspace, fold, method, teacher))
 
 
-def _student_job(workspace: Workspace, fold: int, method: Method, teacher: Path | None) -> Any:
+def _student_job(
+    workspace: Workspace, fold: int, method: Method, teacher: Path | None, run_folder: Path | None = None
+) -> Any:
     from hlfd.training.job import Job
 
     recipe = workspace.recipe
@@ -191,7 +202,7 @@ def _student_job(workspace: Workspace, fold: int, method: Method, teacher: Path 
                 raise InputError(f"{folder}: no teacher there; run 'hlfd train RECIPE --role teacher' first")
             teachers += (TeacherSection(model=folder),)
     return Job(
-        folder=workspace.folder(fold) / student_name(method),
+        folder=run_folder or workspace.folder(fold) / student_name(method),
         network=recipe.student,
         training=recipe.student_training,
         method=method,

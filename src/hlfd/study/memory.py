@@ -1,0 +1,61 @@
+"""What a network takes of memory to segment one slice, measured in a process of its own."""
+
+import contextlib
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def peak_mib(models: Mapping[str, Path], plane: tuple[int, int]) -> dict[str, float]:
+    """Peak memory of each model, MiB: its weights and one slice of this size on its way through, batch 1, float32.
+
+    What the process grew by at its highest, so without the program itself, which is the same for all.
+    """
+    found: dict[str, float] = {}
+    for name, folder in models.items():
+        command = [sys.executable, "-m", "hlfd.study.memory", str(folder), *map(str, plane)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
+            raise RuntimeError(f"{folder}: its memory could not be measured: {last[0]}")
+        found[name] = float(ended.stdout.split()[-1])
+    return found
+
+
+def measure(folder: Path, plane: tuple[int, int]) -> float:
+    """As `peak_mib`, of one model in this process."""
+    import torch
+
+    from hlfd.cost import padded_size
+    from hlfd.segmenter import Segmenter
+
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        once = Segmenter.load(folder).network.eval()  # so that what is imported and set up once is not counted
+        once.network(torch.zeros(1, once.in_channels, *padded_size(once, (64, 64))))
+        before = _reset_peak()
+        network = Segmenter.load(folder).network.eval()
+        network.network(torch.zeros(1, network.in_channels, *padded_size(network, plane)))
+        return max(0.0, _peak() - before)
+
+
+def _reset_peak() -> float:
+    """Forget the peak so far, where the system can; the memory in use, MiB."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> float:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return most / 2**20 if sys.platform == "darwin" else most / 1024
+
+
+if __name__ == "__main__":
+    print(measure(Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3]))))
