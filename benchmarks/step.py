@@ -8,7 +8,8 @@ Images of random numbers, three classes, batches of 8. Four ways to make a step 
 - cached: HLFD, what the teacher knows read from a cache on disk (`hlfd cache`) and decoded;
 - live: HLFD with the teacher's forward pass, batch norms folded, channels_last;
 - usual: HLFD as it is usually written: batch norms apart, NCHW, every feature brought to full resolution before it is
-  concatenated, projections built anew in each step. On --usual-batch images, times 8 / that: 8 at once don't fit.
+  concatenated, projections built anew in each step. On --usual-batch images, times 8 / that: 8 at once don't fit. It
+  has a process of its own, since the memory it leaves would slow the others.
 
 All ways take turns within a round, so that a machine whose speed drifts slows all alike; figures are medians. The
 teachers' forward passes don't depend on the student: one of each kind is timed a round and counted for every student.
@@ -18,6 +19,7 @@ drawn on to 8 along the line.
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -25,7 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,11 @@ from torch import Tensor, nn
 from hlfd import Distiller, FrozenTeacher, SegmentationLoss, Tapped, plugins
 from hlfd.distill.folding import fold_batch_norms
 from hlfd.distill.losses import ImportanceMapLoss, resize
+from hlfd.machine import keep_freed_memory
 from hlfd.training.cache import KnowledgeCache
 
 BATCH, CLASSES = 8, 3
+CPU = False  # the clock: processor time instead of time passed
 WAYS = ("alone", "cached", "live", "usual")
 STUDENTS = ("unet_resnet18", "unet_mobilenetv2", "enet")
 
@@ -103,9 +108,10 @@ class Pupil:
 
 
 def timed(do: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
+    clock = time.process_time if CPU else time.perf_counter
+    started = clock()
     result = do()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 def teachers_of(name: str) -> tuple[FrozenTeacher, FrozenTeacher]:
@@ -117,9 +123,14 @@ def teachers_of(name: str) -> tuple[FrozenTeacher, FrozenTeacher]:
 
 def measure(teacher: str, students: list[str], size: int, rounds: int, few: int) -> list[dict[str, Any]]:
     image, target = batch(size)
-    fast, usual = teachers_of(teacher)
+    fast, _ = teachers_of(teacher)
     times: dict[tuple[str, str], list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    # The usual way has a process of its own, so that the memory it leaves slows no other way.
+    spawned = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawned, set_clock, (CPU, torch.get_num_threads())) as beside,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         pupils = {name: Pupil(name, fast) for name in students}
         for name, pupil in pupils.items():
             pupil.open_cache(Path(folder) / f"{name}.sqlite", image, target)
@@ -127,15 +138,14 @@ def measure(teacher: str, students: list[str], size: int, rounds: int, few: int)
             if round_ == 1:
                 times.clear()  # the first warms up
             quick, features = timed(partial(fast, image))
-            slow, plain = timed(partial(usual, image[:few].contiguous()))
             ways = [WAYS[(i + round_) % 3] for i in range(3)]  # none is always first
             for name, pupil in pupils.items():
                 pupil.step(ways[-1], image, target, features)  # what ran before left its memory, not this one's
                 for way in ways:
                     seconds = timed(partial(pupil.step, way, image, target, features))[0]
                     times.setdefault((name, way), []).append(seconds + (quick if way == "live" else 0))
-            for name, pupil in pupils.items():
-                seconds = timed(partial(pupil.step, "usual", image[:few].contiguous(), target[:few], plain))[0]
+            for name in pupils:
+                slow, seconds = beside.submit(usual_step, teacher, name, size, few).result()
                 times.setdefault((name, "usual"), []).append((seconds + slow) * BATCH / few)
             times.setdefault(("", "teacher, folded"), []).append(quick)
             times.setdefault(("", "teacher, usual"), []).append(slow * BATCH / few)
@@ -150,13 +160,33 @@ def measure(teacher: str, students: list[str], size: int, rounds: int, few: int)
     return rows
 
 
+def set_clock(cpu: bool, threads: int) -> None:
+    global CPU  # noqa: PLW0603
+    CPU = cpu
+    torch.set_num_threads(threads)
+
+
+@cache
+def usual_pair(teacher: str, student: str) -> tuple[FrozenTeacher, Pupil]:
+    plain = teachers_of(teacher)[1]
+    return plain, Pupil(student, plain, ("usual",))
+
+
+def usual_step(teacher: str, student: str, size: int, few: int) -> tuple[float, float]:
+    """Seconds of the teacher and of the rest, for ``few`` images."""
+    plain, pupil = usual_pair(teacher, student)
+    image, target = batch(size, few)
+    seconds, features = timed(partial(plain, image.contiguous()))
+    return seconds, timed(partial(pupil.step, "usual", image.contiguous(), target, features))[0]
+
+
 def batch(size: int, images: int = BATCH) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     image = torch.randn(images, 1, size, size).contiguous(memory_format=torch.channels_last)
     return image, torch.randint(CLASSES, (images, size, size))
 
 
-def one_process(teacher: str, student: str, way: str, size: int, images: int, cache: Path) -> None:
+def one_process(teacher: str, student: str, way: str, size: int, images: int, kept: Path) -> None:
     """Two steps of one way; the peak of memory in MiB."""
     image, target = batch(size, images)
     fast, usual = teachers_of(teacher)
@@ -168,7 +198,7 @@ def one_process(teacher: str, student: str, way: str, size: int, images: int, ca
         del usual
     pupil = Pupil(student, chosen, (way,))
     if way == "cached":
-        pupil.open_cache(cache, image, target)
+        pupil.open_cache(kept, image, target)
         if not pupil.cache.asked:  # in the first process the teacher fills the cache
             chosen.to("meta")
     for _ in range(2):
@@ -204,15 +234,20 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--usual-batch", type=int, default=2, help="images at once the usual way")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread and its processor time, for a busy machine")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        teacher, student, way, size, images, cache = options.one
-        one_process(teacher, student, way, int(size), int(images), Path(cache))
+        teacher, student, way, size, images, kept = options.one
+        one_process(teacher, student, way, int(size), int(images), Path(kept))
         return
-    print(f"batch {BATCH}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    keep_freed_memory()
+    if options.cpu_time:
+        set_clock(True, 1)
+    clock = "processor time" if options.cpu_time else "time"
+    print(f"batch {BATCH}, {clock}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
         for teacher in options.teachers:
