@@ -297,7 +297,7 @@ class SegmentationLoss(nn.Module):
         own_p = own.exp()
         members = [target == k for k in range(1, logits.shape[1])]
         pixels = own.new_tensor([own.numel()])
-        focal = -((1 - own_p).square() * own).sum()[None]
+        focal = torch.stack([-((1 - own_p).square() * own).sum()])
         shared = torch.stack([(own_p * member).sum() for member in members])
         predicted = log_p[:, 1:].exp().transpose(0, 1).flatten(1).sum(1)
         reference = torch.stack([member.sum() for member in members])

@@ -6,6 +6,7 @@ from typing import Any
 
 from hlfd.evaluation.comparison import Values, compare_models, patient_values
 from hlfd.evaluation.stability import rank_stability, variances
+from hlfd.io.files import jsonable
 from hlfd.study.collect import ModelRuns
 
 
@@ -46,4 +47,4 @@ def findings(models: Sequence[ModelRuns]) -> dict[str, Any]:
             for model in models
             if len(model.cases) > 1 and len(values[model.name]) > 1
         }
-    return found
+    return jsonable(found)

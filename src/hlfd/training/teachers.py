@@ -33,12 +33,14 @@ class Opened:
     Attributes:
         learned_from: keys of the patients it learned from, as far as they are of interest here.
         sha256: of its weights.
+        parameters: how many it has.
     """
 
     section: TeacherSection
     pretrained: Pretrained
     learned_from: frozenset[str]
     sha256: str
+    parameters: int
 
 
 def open_teacher(section: TeacherSection, data: str, patients: Sequence[str]) -> Opened:
@@ -60,8 +62,9 @@ def open_teacher(section: TeacherSection, data: str, patients: Sequence[str]) ->
     digest = hashlib.sha256()
     for name, tensor in pretrained.tapped.state_dict().items():
         digest.update(name.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    parameters = sum(p.numel() for p in pretrained.tapped.parameters())
     fold_batch_norms(pretrained.tapped)
-    return Opened(section, pretrained, learned_from, digest.hexdigest())
+    return Opened(section, pretrained, learned_from, digest.hexdigest(), parameters)
 
 
 def _stated(section: TeacherSection, data: str, patients: Sequence[str]) -> frozenset[str]:
@@ -178,9 +181,10 @@ def _shares(teachers: Sequence[Opened], data: str, patients: Sequence[str], *, u
 
 
 def _warn_if_larger(network: Tapped, opened: Opened) -> None:
-    own, theirs = (sum(p.numel() for p in n.parameters()) for n in (network, opened.pretrained.tapped))
-    if own > theirs:
+    own = sum(p.numel() for p in network.parameters())
+    if own > opened.parameters:
         console.print(
-            f"warning: the student has {own:,} parameters, its teacher {theirs:,}: there is nothing to make smaller",
+            f"warning: the student has {own:,} parameters, its teacher {opened.parameters:,}: "
+            "there is nothing to make smaller",
             highlight=False,
         )
