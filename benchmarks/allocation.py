@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/allocation.py [--rounds 3]
 
 Training steps (forward, segmentation loss, backward) in processes of their own, with and without it in turn, one
-thread. Processor time of a step, medians of medians, so that a busy machine counts less; and the page faults of the process.
+thread. Processor time of a step, medians of medians, so that a busy machine counts less; and the process's page
+faults.
 """
 
 import argparse
