@@ -1,5 +1,6 @@
 """What several test files share: real data, a tiny data set in the KiTS19 layout, a network that thresholds."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to Ctrl-C
 torch.set_num_threads(1)  # tensors here are tiny, and threads that wait for a busy core take a hundred times longer
 # Without the phase that explains a failure: it takes minutes.
 PHASES = (Phase.explicit, Phase.generate, Phase.shrink)
