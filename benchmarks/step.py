@@ -121,7 +121,9 @@ def teachers_of(name: str) -> tuple[FrozenTeacher, FrozenTeacher]:
     return FrozenTeacher(fast.to(memory_format=torch.channels_last)), FrozenTeacher(usual)
 
 
-def measure(teacher: str, students: list[str], size: int, rounds: int, few: int) -> list[dict[str, Any]]:
+def measure(
+    teacher: str, students: list[str], size: int, rounds: int, few: int, usual_rounds: int
+) -> list[dict[str, Any]]:
     image, target = batch(size)
     fast, _ = teachers_of(teacher)
     times: dict[tuple[str, str], list[float]] = {}
@@ -144,15 +146,15 @@ def measure(teacher: str, students: list[str], size: int, rounds: int, few: int)
                 for way in ways:
                     seconds = timed(partial(pupil.step, way, image, target, features))[0]
                     times.setdefault((name, way), []).append(seconds + (quick if way == "live" else 0))
-            for name in pupils:
+            times.setdefault(("", "teacher, folded"), []).append(quick)
+            for name in pupils if 0 < round_ <= usual_rounds else ():
                 slow, seconds = beside.submit(usual_step, teacher, name, size, few).result()
                 times.setdefault((name, "usual"), []).append((seconds + slow) * BATCH / few)
-            times.setdefault(("", "teacher, folded"), []).append(quick)
-            times.setdefault(("", "teacher, usual"), []).append(slow * BATCH / few)
+                times.setdefault(("", "teacher, usual"), []).append(slow * BATCH / few)
     rows: list[dict[str, Any]] = []
     for (name, way), values in times.items():
         alone = times.get((name, "alone"))
-        ratio = statistics.median(a / b for a, b in zip(values, alone, strict=True)) if alone else None
+        ratio = statistics.median(a / b for a, b in zip(values, alone, strict=False)) if alone else None
         seconds = statistics.median(values)
         rows.append({"size": size, "teacher": teacher, "student": name, "way": way, "seconds": seconds, "ratio": ratio})
         shown = f"{ratio:6.2f} x alone" if ratio else ""
@@ -233,6 +235,7 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=["unetpp:64", "unet:32"], help="NAME:WIDTH")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--usual-rounds", type=int, help="of these, with the usual way; default: all")
     parser.add_argument("--usual-batch", type=int, default=2, help="images at once the usual way")
     parser.add_argument("--cpu-time", action="store_true", help="one thread and its processor time, for a busy machine")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
@@ -255,7 +258,14 @@ def main() -> None:
                 for student in options.students:
                     rows += memory(teacher, student, size)
             else:
-                rows += measure(teacher, options.students, size, options.rounds, options.usual_batch)
+                rows += measure(
+                    teacher,
+                    options.students,
+                    size,
+                    options.rounds,
+                    options.usual_batch,
+                    options.rounds if options.usual_rounds is None else options.usual_rounds,
+                )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

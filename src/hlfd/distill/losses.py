@@ -145,7 +145,8 @@ def importance_map(features: Tensor, power: float = 4) -> Tensor:
     scaled = features / largest
     # For p = 2 and 4 that is a square, in a quarter of the time of any other power.
     powers = scaled.square().pow(power / 2) if power >= 2 else scaled.abs().pow(power)
-    return F.normalize(powers.mean(1), dim=1)
+    # The sum, not the mean, whose gradient would be in another order of memory than a channels_last feature.
+    return F.normalize(powers.sum(1), dim=1)
 
 
 class ImportanceMapLoss(DistillationLoss):
