@@ -1,7 +1,9 @@
 """The one exception a user's mistake raises. The command line shows its message as one line, exit code 2."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 
@@ -22,3 +24,25 @@ def unreadable(path: Path, expected: str, error: Exception) -> InputError:
     """The `InputError` for a file that its reader gave up on."""
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     return InputError(f"{path}: expected {expected}, it can't be read: {reason}")
+
+
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+def complain(message: str) -> None:
+    """Raise an `InputError`; within `collecting`, note the message, and the caller leaves out what it is about."""
+    found = _collected.get()
+    if found is None:
+        raise InputError(message)
+    found.append(message)
+
+
+@contextmanager
+def collecting() -> Generator[list[str]]:
+    """Within the block, `complain` adds its messages to the list and doesn't raise."""
+    found: list[str] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hlfd.cases import Case, DataSource
-from hlfd.errors import InputError
+from hlfd.errors import InputError, complain
 from hlfd.labels import Task, organ_and_tumor
 from hlfd.sources import _layouts
 
@@ -36,7 +36,8 @@ def build(
         if image is None and label is None:
             continue
         if image is None:
-            raise InputError(f"{folder}: has a segmentation and no imaging.nii.gz")
+            complain(f"{folder}: has a segmentation and no imaging.nii.gz")
+            continue
         name = folder.resolve().name
         cases.append(Case(name, name, (image,), (label,) if label else None))
     if not cases:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hlfd.cases import Case, DataSource
-from hlfd.errors import InputError
+from hlfd.errors import InputError, complain
 from hlfd.io import nifti
 from hlfd.labels import Task, organ_and_tumor
 from hlfd.sources import _layouts
@@ -26,12 +26,13 @@ def build(root: Path, *, task: Task = "both") -> DataSource:
         number = image.name.split(".")[0].removeprefix("volume-")
         label = _layouts.existing(root, f"segmentation-{number}")
         if any(case.id == f"volume-{number}" for case in cases):
-            raise InputError(f"{root}: expected each volume once, got volume-{number} as .nii and as .nii.gz")
+            complain(f"{root}: expected each volume once, got volume-{number} as .nii and as .nii.gz")
+            continue
         cases.append(Case(f"volume-{number}", f"volume-{number}", (image,), (label,) if label else None))
     orphans = {p.name.split(".")[0].removeprefix("segmentation-") for p in root.glob("segmentation-*.nii*")}
     orphans -= {case.id.removeprefix("volume-") for case in cases}
-    if orphans:
-        raise InputError(f"{root}: segmentation-{min(orphans)} has no volume-{min(orphans)} beside it")
+    for number in sorted(orphans):
+        complain(f"{root}: segmentation-{number} has no volume-{number} beside it")
     if not cases:
         raise InputError(f"{root}: expected volume-N.nii and segmentation-N.nii, found none")
     return _layouts.nifti_source("lits", cases, organ_and_tumor(task, "liver"), (-40.0, 160.0))

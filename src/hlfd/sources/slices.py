@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hlfd.cases import Case, DataSource
-from hlfd.errors import InputError
+from hlfd.errors import InputError, complain
 from hlfd.io import images
 from hlfd.labels import Task, organ_and_tumor
 from hlfd.sources import _layouts
@@ -44,7 +44,8 @@ def build(
     for path in files:
         match = _NAME.match(path.stem)
         if match is None:
-            raise InputError(f"{path}: expected a name like case_XXXXX_slice_YYYY{path.suffix}")
+            complain(f"{path}: expected a name like case_XXXXX_slice_YYYY{path.suffix}")
+            continue
         patients[match["patient"]].append(path)
     cases: list[Case] = []
     for patient, paths in sorted(patients.items()):
@@ -52,8 +53,10 @@ def build(
         masks = [next((m for s in images.SUFFIXES if (m := mask_folder / (p.stem + s)).is_file()), None) for p in paths]
         for path, mask in zip(paths, masks, strict=True):
             if mask is None:
-                raise InputError(f"{path}: has no mask, expected {mask_folder / path.name}")
-        cases.append(Case(patient, patient, tuple(paths), tuple(m for m in masks if m)))
+                complain(f"{path}: has no mask, expected {mask_folder / path.name}")
+        pairs = [(p, m) for p, m in zip(paths, masks, strict=True) if m]
+        if pairs:
+            cases.append(Case(patient, patient, tuple(p for p, _ in pairs), tuple(m for _, m in pairs)))
     labels = organ_and_tumor(task, organ, organ_value, tumor_value)
 
     def read_image(case: Case) -> Volume:
