@@ -1,5 +1,8 @@
 """NIfTI: values in HU, the affine as it is, and a clear word for each kind of bad file."""
 
+import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -61,6 +64,29 @@ def damaged(path: Path, offset: int, value: bytes) -> Path:
     return path
 
 
+def claiming(path: Path, shape: tuple[int, int, int], hu: np.ndarray = HU) -> Path:
+    """A file whose header says that it has this shape."""
+    whole = bytearray(nib.Nifti1Image(hu, np.eye(4)).to_bytes())
+    whole[42:48] = np.array(shape, "<i2").tobytes()
+    return written(path, gzip.compress(bytes(whole)) if path.suffix == ".gz" else bytes(whole))
+
+
+def flipped_bit(path: Path) -> Path:
+    """The last byte of the voxels is another, and so the gzip file's checksum is wrong."""
+    whole = nib.Nifti1Image(HU, np.eye(4)).to_bytes()
+    other = whole[:-1] + bytes([whole[-1] ^ 1])
+    packed, packed_other = gzip.compress(whole, 0), gzip.compress(other, 0)
+    return written(path, packed_other[:-8] + packed[-8:])
+
+
+def two_affines(path: Path, qform: np.ndarray) -> Path:
+    image = nib.Nifti1Image(HU, np.diag([1, 2, 3, 1.0]))
+    image.set_sform(np.diag([1, 2, 3, 1.0]), 1)
+    image.set_qform(qform, 1)
+    nib.save(image, path)
+    return path
+
+
 def singular(path: Path) -> Path:
     image = nib.Nifti1Image(HU, None)
     image.set_qform(None, 0)
@@ -91,7 +117,23 @@ BAD = {
     "2D": (lambda p: save(p / "a.nii", HU[0]), r"3 axes, got 2: shape \(5, 6\)"),
     "4D": (lambda p: save(p / "a.nii.gz", np.stack([HU, HU], 3)), r"3 axes, got 4: shape \(4, 5, 6, 2\)"),
     "no voxels": (lambda p: save(p / "a.nii", HU[:0]), r"shape \(0, 5, 6\)"),
-    "colours": (lambda p: save(p / "a.nii", RGB), "expected a whole NIfTI file"),
+    "colours": (lambda p: save(p / "a.nii", RGB), "expected one real number a voxel, got colours"),
+    "complex": (lambda p: save(p / "a.nii.gz", HU.astype(np.complex64)), "one real number a voxel, got complex64"),
+    "enormous .nii": (lambda p: claiming(p / "a.nii", (32000, 32000, 32000)), r"\(65536000000352 bytes\), and it has"),
+    "enormous .nii.gz": (
+        lambda p: claiming(p / "a.nii.gz", (32000, 32000, 9)),
+        "expected a whole NIfTI file, its head",
+    ),
+    "larger .nii.gz": (lambda p: claiming(p / "a.nii.gz", (4, 50, 6)), "got 240 of 2400 bytes of voxels"),
+    "wrong checksum": (lambda p: flipped_bit(p / "a.nii.gz"), "expected a whole NIfTI file, .*CRC"),
+    "another spacing in the qform": (
+        lambda p: two_affines(p / "a.nii", np.diag([1, 2, 5, 1.0])),
+        "the sform says 1 x 2 x 3 mm RAS, the qform 1 x 2 x 5 mm RAS",
+    ),
+    "another orientation in the qform": (
+        lambda p: two_affines(p / "a.nii.gz", np.diag([-1, -2, 3, 1.0])),
+        "the sform says 1 x 2 x 3 mm RAS, the qform 1 x 2 x 3 mm LPS",
+    ),
     "NaN": (lambda p: save(p / "a.nii", NAN), "expected finite HU, got 2 voxels"),
     "constant": (lambda p: save(p / "a.nii", np.full((3, 3, 3), -1024, np.int16)), "got the constant value -1024"),
     "singular affine": (lambda p: singular(p / "a.nii"), "invertible 4 x 4"),
@@ -113,6 +155,53 @@ def test_a_bad_label_map_too(tmp_path: Path, kind: str):
     make, message = BAD[kind]
     with pytest.raises(InputError, match=message):
         nifti.read_label(make(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", nifti.SUFFIXES)
+def test_big_endian_files_read_right(tmp_path: Path, suffix: str):
+    path = tmp_path / f"a{suffix}"
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    nib.save(nib.Nifti1Image(HU.astype(">i2"), np.diag([1, 2, 3, 1.0]), header), path)
+    raw = gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes()
+    assert raw[:4] == b"\x00\x00\x01\x5c"  # 348, most significant byte first
+    for volume in (nifti.read_image(path), nifti.read_label(path)):
+        np.testing.assert_array_equal(volume.voxels, HU)
+        assert volume.voxels.dtype.isnative
+        assert volume.spacing_mm == (1, 2, 3)
+
+
+def test_affines_that_differ_in_the_origin_are_one_position(tmp_path: Path):
+    qform = np.diag([1, 2, 3, 1.0])
+    qform[:3, 3] = (5, 6, 7)
+    volume = nifti.read_image(two_affines(tmp_path / "a.nii", qform))
+    np.testing.assert_array_equal(volume.affine, np.diag([1, 2, 3, 1.0]))  # the sform's
+    header = nifti.read_header(tmp_path / "a.nii")
+    np.testing.assert_array_equal(header.qform, qform)
+    assert nifti.disagreement(header) is None
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from hlfd.errors import InputError
+from hlfd.io import nifti
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    nifti.read_image(Path(sys.argv[1]))
+except InputError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_a_header_that_says_too_much_takes_no_memory(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (100, 100, 100)).astype(np.int16)
+    path = claiming(tmp_path / "a.nii.gz", (1000, 1000, 400), noise)  # 800 MB out of 2: deflate could
+    done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
+    kib, _, message = done.stdout.partition(" ")
+    assert "got 2000000 of 800000000 bytes of voxels" in message
+    assert int(kib) < 100_000
 
 
 def test_labels_are_whole_numbers(tmp_path: Path):

@@ -1,12 +1,18 @@
-"""NIfTI in and out. Intensities are HU, labels are class indices; the grid is never changed here."""
+"""NIfTI in and out. Intensities are HU, labels are class indices; the grid is never changed here.
 
-from collections.abc import Callable
-from functools import partial
+The affine is the sform, or the qform where there is no sform. A file where the two disagree about spacing or
+orientation is refused: which of them is right, only its author knows.
+"""
+
+import gzip
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.volumeutils import apply_read_scaling
 
 from hlfd.errors import InputError, unreadable
 from hlfd.io.files import replacing
@@ -14,14 +20,82 @@ from hlfd.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
 
+_CHUNK = 1 << 24
+_DEFLATE = 1032  # deflate makes a byte out of at most this many
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says about its voxels, none of which has been read.
+
+    Attributes:
+        shape: number of voxels along each array axis; any number of axes.
+        dtype: how they are stored, in the file's byte order.
+        affine: 4 x 4, voxel index to mm (RAS+): the sform if it is valid, else the qform.
+        sform, qform: the two affines, each None where its code is 0.
+        pixdim_mm: the spacing in the header's own field, which the sform doesn't use.
+        slope, inter: HU = slope x stored + inter.
+        unit: of the spacing: ``mm``, ``unknown``, ``meter``, ``micron``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    affine: np.ndarray
+    sform: np.ndarray | None
+    qform: np.ndarray | None
+    pixdim_mm: tuple[float, ...]
+    slope: float
+    inter: float
+    unit: str
+
+
+def read_header(path: Path) -> Header:
+    """The header of a file whose size fits what it says. Raises `InputError`: missing, damaged or too short a file."""
+    image = _load(path)
+    try:
+        header = image.header
+        sform, qform = (get(coded=True)[0] for get in (header.get_sform, header.get_qform))
+        pixdim_mm = tuple(map(float, header.get_zooms()))
+        proxy = image.dataobj
+        unit = header.get_xyzt_units()[0]
+        return Header(image.shape, proxy.dtype, image.affine, sform, qform, pixdim_mm, proxy.slope, proxy.inter, unit)
+    except Exception as error:  # a damaged header makes nibabel raise anything
+        raise unreadable(path, "a whole NIfTI file", error) from None
+
+
+def read_stored(path: Path) -> tuple[np.ndarray, Header]:
+    """Voxels as they are stored, before slope and intercept, native byte order; of a ``.nii`` as a map of the file.
+
+    Memory is taken as far as the file really goes, whatever its header says.
+
+    Raises:
+        InputError: as `read_header`; not three axes, no plain numbers, a compressed file that ends early or whose
+            checksum is wrong.
+    """
+    header = read_header(path)
+    if len(header.shape) != 3 or 0 in header.shape:
+        raise InputError(f"{path}: expected a volume with 3 axes, got {len(header.shape)}: shape {header.shape}")
+    if header.dtype.kind not in "iuf":
+        kind = "colours" if header.dtype.names else str(header.dtype)
+        raise InputError(f"{path}: expected one real number a voxel, got {kind}")
+    try:
+        proxy = _load(path).dataobj
+        compressed = path.name.endswith(".gz")
+        voxels = _inflate(path, header, proxy.offset) if compressed else proxy.get_unscaled()
+    except InputError:
+        raise
+    except Exception as error:  # damaged: zlib, gzip and the system have their own errors
+        raise unreadable(path, "a whole NIfTI file", error) from None
+    return voxels if voxels.dtype.isnative else voxels.astype(voxels.dtype.newbyteorder("=")), header
+
 
 def read_image(path: Path) -> Volume:
     """A CT volume in HU (float32), rescaled as its header says.
 
     Raises:
-        InputError: missing or truncated file, not three axes, NaN or infinite voxels, a constant image.
+        InputError: as `read_stored`; two affines that disagree, NaN or infinite voxels, a constant image.
     """
-    volume = _read(path, partial(np.asanyarray, dtype=np.float32))
+    volume = _read(path, np.float32)
     if not np.isfinite(volume.voxels).all():
         bad = int((~np.isfinite(volume.voxels)).sum())
         raise InputError(f"{path}: expected finite HU, got {bad} voxels that are NaN or infinite")
@@ -32,7 +106,7 @@ def read_image(path: Path) -> Volume:
 
 def read_label(path: Path) -> Volume:
     """A label map as it is in the file, as integers. Raises `InputError` as `read_image`, and for fractional values."""
-    volume = _read(path, np.asanyarray)
+    volume = _read(path)
     if volume.voxels.dtype.kind in "iu":
         return volume
     values = np.rint(volume.voxels)
@@ -43,8 +117,24 @@ def read_label(path: Path) -> Volume:
 
 def read_grid(path: Path) -> Volume:
     """Shape and affine alone, voxels are not read (they show as zeros that take no memory)."""
-    image = _open(path)
-    return _volume(path, np.broadcast_to(np.zeros((), np.uint8), image.shape), image.affine)
+    header = read_header(path)
+    if len(header.shape) != 3 or 0 in header.shape:
+        raise InputError(f"{path}: expected a volume with 3 axes, got {len(header.shape)}: shape {header.shape}")
+    return _volume(path, np.broadcast_to(np.zeros((), np.uint8), header.shape), header)
+
+
+def disagreement(header: Header) -> str | None:
+    """How sform and qform differ in spacing or orientation; None if they don't or one of them is not there."""
+    if header.sform is None or header.qform is None:
+        return None
+    (s_mm, s_axes), (q_mm, q_axes) = (_axes(affine) for affine in (header.sform, header.qform))
+    if np.allclose(s_mm, q_mm, rtol=1e-2) and (np.einsum("ij,ij->j", s_axes, q_axes) > 0.7).all():
+        return None
+    said = [
+        f"{' x '.join(f'{mm:.4g}' for mm in spacing)} mm {''.join(map(str, nib.orientations.aff2axcodes(affine)))}"
+        for spacing, affine in ((s_mm, header.sform), (q_mm, header.qform))
+    ]
+    return f"the sform says {said[0]}, the qform {said[1]}"
 
 
 def write_label(path: Path, volume: Volume, description: str = "") -> None:
@@ -66,31 +156,61 @@ def require_writable_name(path: Path) -> str:
     return suffix
 
 
-def _open(path: Path) -> Any:
+def _load(path: Path) -> Any:
+    """nibabel's image of a file that is large enough for what its header says."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
     try:
         image: Any = nib.load(path)
+        if nib.Nifti1Pair not in type(image).__mro__:
+            raise TypeError(f"it is a {type(image).__name__}")
+        if min(image.shape, default=0) < 0:
+            raise ValueError(f"shape {image.shape}")
+        stored = Path(image.file_map["image"].filename or path)
+        size, proxy = stored.stat().st_size, image.dataobj
+        needed = proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize
     except Exception as error:  # a damaged header makes nibabel raise anything
         raise unreadable(path, "a whole NIfTI file", error) from None
-    if len(image.shape) != 3 or 0 in image.shape:
-        raise InputError(f"{path}: expected a volume with 3 axes, got {len(image.shape)}: shape {image.shape}")
+    if needed > (size * _DEFLATE if stored.name.endswith(".gz") else size):
+        said = f"its header says {' x '.join(map(str, image.shape))} voxels of {proxy.dtype} ({needed} bytes)"
+        raise InputError(f"{path}: expected a whole NIfTI file, {said}, and it has {size} bytes")
     return image
 
 
-def _read(path: Path, to_array: Callable[[Any], np.ndarray]) -> Volume:
-    image = _open(path)
-    try:
-        voxels = to_array(image.dataobj)
-        if voxels.dtype.kind not in "iuf":
-            raise TypeError(f"voxels of type {voxels.dtype}")
-    except Exception as error:  # truncated, damaged or of a type that is no number
-        raise unreadable(path, "a whole NIfTI file", error) from None
-    return _volume(path, voxels, image.affine)
+def _inflate(path: Path, header: Header, offset: int) -> np.ndarray:
+    voxels = np.empty(math.prod(header.shape), header.dtype)  # pages come when they are written to
+    raw: Any = voxels.view(np.uint8)
+    view, done = memoryview(raw), 0
+    with gzip.open(path) as file:
+        file.seek(offset)
+        while done < len(view):
+            got = file.readinto(view[done : done + _CHUNK])
+            if not got:
+                raise InputError(f"{path}: expected a whole NIfTI file, got {done} of {len(view)} bytes of voxels")
+            done += got
+        file.read(1)  # at the end of the stream, its checksum
+    return voxels.reshape(header.shape, order="F")
 
 
-def _volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Volume:
+def _read(path: Path, dtype: type[np.generic] | None = None) -> Volume:
+    """Rescaled voxels; integers that need no rescaling stay integers unless ``dtype`` is given."""
+    stored, header = read_stored(path)
+    slope, inter = (np.float32(v) if dtype is np.float32 else np.float64(v) for v in (header.slope, header.inter))
+    voxels = apply_read_scaling(stored, slope, inter)
+    return _volume(path, np.asarray(voxels if dtype is None else voxels.astype(dtype, copy=False)), header)
+
+
+def _volume(path: Path, voxels: np.ndarray, header: Header) -> Volume:
     try:
-        return Volume(voxels, affine)
+        volume = Volume(voxels, header.affine)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    if apart := disagreement(header):
+        raise InputError(f"{path}: expected one position in space, {apart}; set the code of the wrong one to 0")
+    return volume
+
+
+def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spacing, and the unit vectors of the array axes as columns."""
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    return spacing_mm, affine[:3, :3] / np.maximum(spacing_mm, 1e-9)
