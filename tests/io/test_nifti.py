@@ -73,7 +73,7 @@ def claiming(path: Path, shape: tuple[int, int, int], hu: np.ndarray = HU) -> Pa
 
 def flipped_bit(path: Path) -> Path:
     """The last byte of the voxels is another, and so the gzip file's checksum is wrong."""
-    whole = nib.Nifti1Image(HU, np.eye(4)).to_bytes()
+    whole = nib.Nifti1Image(np.tile(HU, (10, 10, 10)), np.eye(4)).to_bytes()
     other = whole[:-1] + bytes([whole[-1] ^ 1])
     packed, packed_other = gzip.compress(whole, 0), gzip.compress(other, 0)
     return written(path, packed_other[:-8] + packed[-8:])
