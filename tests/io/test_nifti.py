@@ -181,6 +181,17 @@ def test_affines_that_differ_in_the_origin_are_one_position(tmp_path: Path):
     assert nifti.disagreement(header) is None
 
 
+@pytest.mark.parametrize("suffix", nifti.SUFFIXES)
+def test_a_channel_of_a_file_with_four_axes(tmp_path: Path, suffix: str):
+    path = save(tmp_path / f"a{suffix}", np.stack([HU, -HU], 3))
+    for channel, expected in enumerate((HU, -HU)):
+        np.testing.assert_array_equal(nifti.read_image(path, channel).voxels, expected)
+    nifti.read_grid(path, 1).require_same_grid(nifti.read_image(path, 0), "grid")
+    with pytest.raises(InputError, match=r"expected channel 2, counted from 0, .* got shape \(4, 5, 6, 2\)"):
+        nifti.read_image(path, 2)
+    np.testing.assert_array_equal(nifti.read_image(save(tmp_path / f"b{suffix}", HU), 0).voxels, HU)
+
+
 PEAK = """
 import resource, sys
 from pathlib import Path

@@ -63,25 +63,31 @@ def read_header(path: Path) -> Header:
         raise unreadable(path, "a whole NIfTI file", error) from None
 
 
-def read_stored(path: Path) -> tuple[np.ndarray, Header]:
+def read_stored(path: Path, channel: int | None = None) -> tuple[np.ndarray, Header]:
     """Voxels as they are stored, before slope and intercept, native byte order; of a ``.nii`` as a map of the file.
 
     Memory is taken as far as the file really goes, whatever its header says.
+
+    Args:
+        channel: which one of the fourth axis, of a file that may have one.
 
     Raises:
         InputError: as `read_header`; not three axes, no plain numbers, a compressed file that ends early or whose
             checksum is wrong.
     """
     header = read_header(path)
-    if len(header.shape) != 3 or 0 in header.shape:
-        raise InputError(f"{path}: expected a volume with 3 axes, got {len(header.shape)}: shape {header.shape}")
+    shape = _spatial(path, header, channel)
     if header.dtype.kind not in "iuf":
         kind = "colours" if header.dtype.names else str(header.dtype)
         raise InputError(f"{path}: expected one real number a voxel, got {kind}")
     try:
         proxy = _load(path).dataobj
-        compressed = path.name.endswith(".gz")
-        voxels = _inflate(path, header, proxy.offset) if compressed else proxy.get_unscaled()
+        if path.name.endswith(".gz"):
+            skipped = (channel or 0) * math.prod(shape) * header.dtype.itemsize
+            voxels = _inflate(path, shape, header.dtype, proxy.offset + skipped)
+        else:
+            voxels = proxy.get_unscaled()
+            voxels = voxels if voxels.ndim == 3 else voxels[..., channel]
     except InputError:
         raise
     except Exception as error:  # damaged: zlib, gzip and the system have their own errors
@@ -89,13 +95,16 @@ def read_stored(path: Path) -> tuple[np.ndarray, Header]:
     return voxels if voxels.dtype.isnative else voxels.astype(voxels.dtype.newbyteorder("=")), header
 
 
-def read_image(path: Path) -> Volume:
+def read_image(path: Path, channel: int | None = None) -> Volume:
     """A CT volume in HU (float32), rescaled as its header says.
+
+    Args:
+        channel: which one of the fourth axis, of a file that may have one.
 
     Raises:
         InputError: as `read_stored`; two affines that disagree, NaN or infinite voxels, a constant image.
     """
-    volume = _read(path, np.float32)
+    volume = _read(path, np.float32, channel)
     if not np.isfinite(volume.voxels).all():
         bad = int((~np.isfinite(volume.voxels)).sum())
         raise InputError(f"{path}: expected finite HU, got {bad} voxels that are NaN or infinite")
@@ -115,12 +124,10 @@ def read_label(path: Path) -> Volume:
     return Volume(values.astype(np.int32), volume.affine)
 
 
-def read_grid(path: Path) -> Volume:
+def read_grid(path: Path, channel: int | None = None) -> Volume:
     """Shape and affine alone, voxels are not read (they show as zeros that take no memory)."""
     header = read_header(path)
-    if len(header.shape) != 3 or 0 in header.shape:
-        raise InputError(f"{path}: expected a volume with 3 axes, got {len(header.shape)}: shape {header.shape}")
-    return _volume(path, np.broadcast_to(np.zeros((), np.uint8), header.shape), header)
+    return _volume(path, np.broadcast_to(np.zeros((), np.uint8), _spatial(path, header, channel)), header)
 
 
 def disagreement(header: Header) -> str | None:
@@ -177,8 +184,17 @@ def _load(path: Path) -> Any:
     return image
 
 
-def _inflate(path: Path, header: Header, offset: int) -> np.ndarray:
-    voxels = np.empty(math.prod(header.shape), header.dtype)  # pages come when they are written to
+def _spatial(path: Path, header: Header, channel: int | None) -> tuple[int, ...]:
+    shape, axes = header.shape, len(header.shape)
+    if channel is not None and axes in (3, 4) and channel >= (shape[3] if axes == 4 else 1):
+        raise InputError(f"{path}: expected channel {channel}, counted from 0, of the fourth axis, got shape {shape}")
+    if axes not in ((3,) if channel is None else (3, 4)) or 0 in shape:
+        raise InputError(f"{path}: expected a volume with 3 axes, got {axes}: shape {shape}")
+    return shape[:3]
+
+
+def _inflate(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> np.ndarray:
+    voxels = np.empty(math.prod(shape), dtype)  # pages come when they are written to
     raw: Any = voxels.view(np.uint8)
     view, done = memoryview(raw), 0
     with gzip.open(path) as file:
@@ -189,12 +205,12 @@ def _inflate(path: Path, header: Header, offset: int) -> np.ndarray:
                 raise InputError(f"{path}: expected a whole NIfTI file, got {done} of {len(view)} bytes of voxels")
             done += got
         file.read(1)  # at the end of the stream, its checksum
-    return voxels.reshape(header.shape, order="F")
+    return voxels.reshape(shape, order="F")
 
 
-def _read(path: Path, dtype: type[np.generic] | None = None) -> Volume:
+def _read(path: Path, dtype: type[np.generic] | None = None, channel: int | None = None) -> Volume:
     """Rescaled voxels; integers that need no rescaling stay integers unless ``dtype`` is given."""
-    stored, header = read_stored(path)
+    stored, header = read_stored(path, channel)
     slope, inter = (np.float32(v) if dtype is np.float32 else np.float64(v) for v in (header.slope, header.inter))
     voxels = apply_read_scaling(stored, slope, inter)
     return _volume(path, np.asarray(voxels if dtype is None else voxels.astype(dtype, copy=False)), header)
