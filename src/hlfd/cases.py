@@ -36,6 +36,9 @@ class DataSource:
         window_hu: intensities mapped to [-1, 1] unless the user says otherwise.
         read_image: case -> Volume in HU (float32).
         read_label: case -> Volume of class indices (uint8) on the grid of the image.
+        notes: what the user should know of the data and what is done about it, a line each.
+        splits: a split file that comes with the data.
+        test: patients that the data set itself keeps for testing.
     """
 
     name: str
@@ -44,3 +47,6 @@ class DataSource:
     window_hu: tuple[float, float]
     read_image: Callable[[Case], Volume]
     read_label: Callable[[Case], Volume]
+    notes: tuple[str, ...] = ()
+    splits: Path | None = None
+    test: frozenset[str] = frozenset()

@@ -1,14 +1,24 @@
 """Labels: what the values of a source's label files mean, and what a network predicts from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from hlfd.errors import InputError
+from hlfd.errors import InputError, nearest
 
 Task = Literal["tumor", "organ", "both"]
+
+LabelValues = dict[str, int | tuple[int, ...]]
+"""Name -> its value, or values, in label files; ``background`` names values beside 0 that count as background."""
+
+RegionNames = dict[str, str | tuple[str, ...]]
+"""Name of a region -> names of the labels it is made of."""
+
+BACKGROUND = "background"
+TUMORS = ("tumor", "tumour", "cancer", "lesion", "mass")
+"""What a tumour is called. Where a source knows one organ and its tumour, the organ's region contains it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,85 @@ def values_present(values: np.ndarray) -> np.ndarray:
     return np.unique(values)
 
 
+def from_names(values: Mapping[str, int | Sequence[int]], regions: RegionNames | None = None) -> Labels:
+    """Labels from the names of the values in label files.
+
+    Names that share no value are the classes, in their order, and without ``regions`` each is a region; one organ and
+    its tumour (`TUMORS`) are the exception: the organ contains it. Names that share values are regions, as in nnU-Net:
+    ``{"kidney_and_mass": (1, 2, 3), "mass": (2, 3), "tumor": 2}``. Each value is then a class, called by the smallest
+    region that has it.
+
+    Raises:
+        InputError: a value below 0 or above 65535, background's 0 under another name, a name without values, a region
+            of unknown labels.
+    """
+    listed = {name: (v,) if isinstance(v, int) else tuple(v) for name, v in values.items()}
+    for name, those in listed.items():
+        if not those or not all(0 <= v < 1 << 16 for v in those):
+            raise InputError(f"labels.{name}: expected whole numbers from 0 to 65535, got {list(those)}")
+    background = {0, *listed.pop(BACKGROUND, ())}
+    for name, those in listed.items():
+        if background & set(those):
+            raise InputError(f"labels.{name}: {min(background & set(those))} is background, expected other values")
+    if not listed:
+        raise InputError("labels: expected a name beside 'background', got none")
+    all_values = [v for those in listed.values() for v in those]
+    raw = dict.fromkeys(sorted(background), 0)
+    if len(set(all_values)) == len(all_values):
+        names = tuple(listed)
+        raw |= {v: names.index(name) + 1 for name, those in listed.items() for v in those}
+        made_of: Mapping[str, tuple[int, ...]] = {name: (index,) for index, name in enumerate(names, 1)}
+        if len(names) == 2 and names[1].lower() in TUMORS and "vessel" not in names[0].lower():
+            made_of = {names[0]: (1, 2), names[1]: (2,)}
+    else:
+        raw |= {v: index for index, v in enumerate(sorted(set(all_values)), 1)}
+        names = _names_of_values(listed)
+        made_of = {name: tuple(sorted(raw[v] for v in those)) for name, those in listed.items()}
+    if len(names) > 255:
+        raise InputError(f"labels: expected at most 255 classes, got {len(names)}")
+    return Labels(raw, made_of if regions is None else _regions(regions, names), names)
+
+
+def _names_of_values(listed: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    names: list[str] = []
+    for value in sorted({v for those in listed.values() for v in those}):
+        name = min((n for n in listed if value in listed[n]), key=lambda n: len(listed[n]))
+        names.append(name if name not in names else f"{name}_{value}")
+    return tuple(names)
+
+
+def _regions(regions: RegionNames, names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for region, listed in regions.items():
+        parts = (listed,) if isinstance(listed, str) else listed
+        for part in parts:
+            if part not in names:
+                raise InputError(f"regions.{region}: there is no label '{part}'{nearest(part, names)}")
+        if not parts:
+            raise InputError(f"regions.{region}: expected names of labels, got none")
+        found[region] = tuple(sorted({names.index(part) + 1 for part in parts}))
+    if not found:
+        raise InputError("regions: expected at least one, got none")
+    return found
+
+
+def for_task(labels: Labels, task: Task) -> Labels:
+    """What a network learns of them: all (``both``), all together (``organ``), or the class ``tumor`` alone.
+
+    Raises:
+        InputError: ``tumor`` without a class of that name.
+    """
+    if task == "both":
+        return labels
+    if task == "organ":
+        organ = labels.names[0]
+        return Labels({v: min(c, 1) for v, c in labels.raw.items()}, {organ: (1,)}, (organ,))
+    if "tumor" not in labels.names:
+        raise InputError(f"task 'tumor': there is no label 'tumor'{nearest('tumor', labels.names)}")
+    chosen = labels.names.index("tumor") + 1
+    return Labels({v: int(c == chosen) for v, c in labels.raw.items()}, {"tumor": (1,)}, ("tumor",))
+
+
 def organ_and_tumor(
     task: Task, organ: str, organ_value: int = 1, tumor_value: int | None = 2, ignore: tuple[int, ...] = ()
 ) -> Labels:
@@ -72,13 +161,7 @@ def organ_and_tumor(
     """
     if tumor_value is None and task != "organ":
         raise InputError(f"task '{task}' needs a tumour label and this source has none: use task 'organ'")
-    organ_class = 0 if task == "tumor" else 1
-    tumor_class = 2 if task == "both" else 1
-    raw = {0: 0, **dict.fromkeys(ignore, 0), organ_value: organ_class}
+    values: LabelValues = {BACKGROUND: ignore, organ: organ_value}
     if tumor_value is not None:
-        raw[tumor_value] = tumor_class
-    if task == "tumor":
-        return Labels(raw, {"tumor": (1,)}, ("tumor",))
-    if task == "organ":
-        return Labels(raw, {organ: (1,)}, (organ,))
-    return Labels(raw, {organ: (1, 2), "tumor": (2,)}, (organ, "tumor"))
+        values["tumor"] = tumor_value
+    return for_task(from_names(values), task)

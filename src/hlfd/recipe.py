@@ -24,6 +24,7 @@ from hlfd.sections import (
     TeacherSection,
     TrainingSection,
 )
+from hlfd.sources import open_source
 
 
 class Recipe(Section):
@@ -96,7 +97,8 @@ class Recipe(Section):
     @property
     def make_source(self) -> Callable[[], DataSource]:
         """Builds the source; picklable, for worker processes."""
-        return partial(plugins.load, "sources", self.source.name, self.source.root, **self.source.options)
+        source = self.source
+        return partial(open_source, source.name, source.root, source.options, patient_of=source.patient_of)
 
     def resolved_preprocess(self, source: DataSource) -> Preprocess:
         """The preprocessing with the source's window filled in."""

@@ -11,6 +11,7 @@ from hlfd import plugins
 from hlfd.data.preprocess import InPlane, Window
 from hlfd.errors import InputError, nearest
 from hlfd.plugins import Section
+from hlfd.sources import recognise
 
 GIVEN: Mapping[plugins.Kind, tuple[str, ...]] = {
     "sources": (),
@@ -147,9 +148,23 @@ class TeacherSection(Section):
 
 
 class SourcePlugin(Plugin):
-    """A data source: its plug-in's name, its root folder, and the plug-in's options."""
+    """A data source: its plug-in's name, its root folder, and the plug-in's options.
+
+    Attributes:
+        name: if it is left out, the source is recognised by the layout of ``root``.
+        patient_of: whose patient a case is, where it isn't one of its own: a JSON file, case -> patient, or a regular
+            expression whose first group (or all of it) finds the patient in the case's id.
+    """
 
     root: Path
+    patient_of: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recognised(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "name" not in value and isinstance(value.get("root"), str | Path):
+            return {"name": recognise(Path(value["root"])), **value}
+        return value
 
 
 class PreprocessSection(InPlane):

@@ -9,17 +9,26 @@ import numpy as np
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError, complain
 from hlfd.io import images
-from hlfd.labels import Task, organ_and_tumor
+from hlfd.labels import LabelValues, RegionNames, Task, for_task, from_names, organ_and_tumor
 from hlfd.sources import _layouts
 from hlfd.volume import Volume
 
+LAYOUT = "images/case_0_slice_0.png, masks/case_0_slice_0.png"
 _NAME = re.compile(r"(?P<patient>.+)_slice_(?P<number>\d+)$")
+
+
+def recognises(root: Path) -> bool:
+    """Whether there are images as PNG or NPY, and masks."""
+    folder = root / "images"
+    return (root / "masks").is_dir() and folder.is_dir() and any(p.suffix in images.SUFFIXES for p in folder.iterdir())
 
 
 def build(
     root: Path,
     *,
     task: Task = "organ",
+    labels: LabelValues | None = None,
+    regions: RegionNames | None = None,
     organ: str = "organ",
     organ_value: int = 1,
     tumor_value: int | None = None,
@@ -30,6 +39,8 @@ def build(
     Args:
         root: the folder with ``images/`` and ``masks/``.
         task: what to learn: ``tumor``, ``organ`` (with its tumour) or ``both``.
+        labels: name -> value, or values, in the masks, instead of what follows.
+        regions: name -> names of the labels it is made of; default: the organ contains its tumour.
         organ: the organ's name in tables.
         organ_value, tumor_value: values in the masks; ``tumor_value`` None: the masks know no tumour.
         window_hu: pixel values mapped to [-1, 1]; 8-bit files usually hold HU cut to 0..255.
@@ -57,7 +68,13 @@ def build(
         pairs = [(p, m) for p, m in zip(paths, masks, strict=True) if m]
         if pairs:
             cases.append(Case(patient, patient, tuple(p for p, _ in pairs), tuple(m for _, m in pairs)))
-    labels = organ_and_tumor(task, organ, organ_value, tumor_value)
+    if labels is None and regions is None:
+        declared = organ_and_tumor(task, organ, organ_value, tumor_value)
+    else:
+        values: LabelValues = {organ: organ_value}
+        if tumor_value is not None:
+            values["tumor"] = tumor_value
+        declared = for_task(from_names(labels or values, regions), task)
 
     def read_image(case: Case) -> Volume:
         return images.read_stack(case.image)
@@ -69,7 +86,7 @@ def build(
             pixels, expected = images.read_slice(mask), images.read_slice(image).shape
             if pixels.shape != expected:
                 raise InputError(f"{mask}: expected the image's shape {expected}, got {pixels.shape}")
-            masks.append(labels.to_classes(pixels, str(mask)))
+            masks.append(declared.to_classes(pixels, str(mask)))
         return Volume(np.stack(masks), images.SLICE_AFFINE)
 
-    return DataSource("slices", cases, labels, window_hu, read_image, read_label)
+    return DataSource("slices", cases, declared, window_hu, read_image, read_label)

@@ -1,0 +1,99 @@
+"""The layout of a folder says which source it is for."""
+
+import json
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hlfd import recipe
+from hlfd.errors import InputError
+from hlfd.sources import recognise
+
+NAMES = {
+    "kits": "kits",
+    "kits21": "kits",
+    "kits23": "kits",
+    "lits": "lits",
+    "msd": "msd",
+    "nnunet": "nnunet",
+    "pairs": "pairs",
+}
+DICOM = bytes(128) + b"DICM" + bytes(20)
+
+
+@pytest.mark.parametrize(("layout", "name"), NAMES.items())
+def test_each_layout_is_known_for_its_source(layouts, three, tmp_path: Path, layout: str, name: str):
+    root = layouts[layout](tmp_path / "data", three)
+    assert recognise(root) == name
+    values = {"name": "x", "source": {"root": str(root)}}
+    chosen = recipe.from_values(values, "x")
+    assert chosen.source.name == name
+    assert len(chosen.make_source().cases) == 3
+    (tmp_path / "again.yaml").write_text(recipe.dump(chosen))
+    assert recipe.read(tmp_path / "again.yaml") == chosen
+
+
+def test_slices_and_a_single_case(tmp_path: Path, layouts, three):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / "images" / "case_1_slice_1.png")
+    assert recognise(tmp_path) == "slices"
+    assert recognise(layouts["kits"](tmp_path / "kits", three) / "case_00001") == "kits"
+
+
+@pytest.mark.parametrize("place", ["a.dcm", "study/series 1/IM0001", "x.zip"])
+def test_dicom_in_a_tree_or_a_zip(tmp_path: Path, place: str):
+    root = tmp_path / "root"
+    path = root / place
+    path.parent.mkdir(parents=True)
+    (root / "README.txt").write_text("x" * 500)
+    if place == "x.zip":
+        with ZipFile(path, "w") as archive:
+            archive.writestr("readme.txt", "nothing")
+            archive.writestr("one/IM1", DICOM)
+        assert recognise(path) == "dicom"
+    else:
+        path.write_bytes(DICOM)
+    assert recognise(root) == "dicom"
+
+
+def test_what_is_no_layout_is_said_with_what_was_found(tmp_path: Path, layouts, three):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        recognise(tmp_path / "nowhere")
+    root = tmp_path / "root"
+    root.mkdir()
+    for n in range(7):
+        (root / f"file{n}.txt").touch()
+    (root / "bad.zip").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(InputError) as caught:
+        recognise(root)
+    message = str(caught.value)
+    assert message.startswith(f"{root}: expected the layout of a source that is known: dicom (")
+    assert "lits (volume-0.nii" in message and "nnunet (dataset.json with 'channel_names'" in message
+    assert message.endswith("found bad.zip, file0.txt, file1.txt, file2.txt, file3.txt and 3 more")
+    assert "\n" not in message
+    layouts["msd"](root / "Task03_Liver", three)
+    with pytest.raises(InputError, match=r"no data set itself, did you mean .*Task03_Liver\?"):
+        recognise(root)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"found nothing$"):
+        recognise(tmp_path / "empty")
+
+
+def test_a_recipe_without_a_name_whose_root_is_unknown(tmp_path: Path):
+    with pytest.raises(InputError, match=r"^x: .*gone: no such folder$"):
+        recipe.from_values({"name": "x", "source": {"root": str(tmp_path / "gone")}}, "x")
+    with pytest.raises(InputError, match=r"^x: 'source.name' is missing$"):
+        recipe.from_values({"name": "x", "source": {"task": "both"}}, "x")
+
+
+def test_a_damaged_description_is_named(tmp_path: Path):
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match=r"dataset\.json: expected JSON, it can't be read"):
+        recognise(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps([1]))
+    with pytest.raises(InputError, match=r"dataset\.json: expected a mapping, got list"):
+        recognise(tmp_path)
