@@ -41,6 +41,12 @@ class Labels:
         """Number of classes with background: the channels of the logits."""
         return len(self.names) + 1
 
+    @property
+    def tumor_classes(self) -> tuple[int, ...]:
+        """The classes of the first region that is called as a tumour is (`TUMORS`); without one, the last class."""
+        found = (region for name, region in self.regions.items() if name.lower() in TUMORS)
+        return next(found, (len(self.names),))
+
     def to_classes(self, values: np.ndarray, where: str) -> np.ndarray:
         """Values of a label file as class indices (uint8, same shape). Raises `InputError` for a value not declared."""
         present = values_present(values)
@@ -83,7 +89,7 @@ def from_names(values: Mapping[str, int | Sequence[int]], regions: RegionNames |
     """
     listed = {name: (v,) if isinstance(v, int) else tuple(v) for name, v in values.items()}
     for name, those in listed.items():
-        if not those or not all(0 <= v < 1 << 16 for v in those):
+        if not (those or name == BACKGROUND) or not all(0 <= v < 1 << 16 for v in those):
             raise InputError(f"labels.{name}: expected whole numbers from 0 to 65535, got {list(those)}")
     background = {0, *listed.pop(BACKGROUND, ())}
     for name, those in listed.items():

@@ -182,7 +182,11 @@ class SplitSection(Section):
         folds: cross-validation with this many test sets, instead of ``test``.
         labelled: a share below 1, or a number, of training patients whose labels are used; the student is distilled on
             the others as on patients without labels.
-        file: a split file to use instead, which says itself who is ``unlabelled``.
+        stratify: each part gets its share of small tumours, of large ones and of patients without any, by their volume
+            in the prepared data.
+        from_source: where the data come with test cases or folds of their own (nnU-Net), those are used.
+        file: a split file to use instead, ours, which says itself who is ``unlabelled``, or nnU-Net's
+            ``splits_final.json``.
     """
 
     seed: int = 0
@@ -190,6 +194,8 @@ class SplitSection(Section):
     test: Annotated[float, Field(gt=0)] = 0.25
     folds: Annotated[int, Field(ge=2)] | None = None
     labelled: Annotated[float, Field(gt=0)] | None = None
+    stratify: bool = False
+    from_source: bool = True
     file: Path | None = None
 
     @model_validator(mode="after")

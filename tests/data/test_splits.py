@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hlfd.data.splits import Split, inner_splits, make_splits, read_splits, write_splits
+from hlfd.data.split_files import read_splits, write_splits
+from hlfd.data.splits import Split, inner_splits, make_splits
 from hlfd.errors import InputError
 
 PATIENTS = [f"p{n:02}" for n in range(20)]

@@ -7,6 +7,7 @@ from hlfd.cli._app import Overrides, RecipeFile, Workers, app
 def prepare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = None) -> None:
     """Prepare a recipe's data: orient, resample, window, crop, split by patient. Cases already done are kept."""
     from hlfd import recipe as recipes
+    from hlfd.data.splits import require_distinct
     from hlfd.progress import console
     from hlfd.study import steps
 
@@ -18,5 +19,6 @@ def prepare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = 
     if lost:
         console.print(f"  {lost} labelled pixels lie outside the crop and are not trained on", highlight=False)
     for fold, split in enumerate(splits):
+        require_distinct(ready.store, split)
         sizes = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test patients"
         console.print(f"  fold {fold}: {sizes}", highlight=False)

@@ -1,14 +1,13 @@
-"""Train, validation and test: by patient, seeded, written down."""
+"""Train, validation and test: by patient, seeded."""
 
-import json
 import random
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 
-from hlfd.errors import InputError, nearest
-from hlfd.io.files import write_json
+from hlfd.data.store import Store, StoredCase
+from hlfd.errors import InputError
 
 PARTS, UNLABELLED = ("train", "validation", "test"), "unlabelled"
 
@@ -44,6 +43,8 @@ def make_splits(
     folds: int | None = None,
     labelled: float | None = None,
     unlabelled: Iterable[str] = (),
+    volumes: Mapping[str, float] | None = None,
+    held_out: Collection[str] = (),
 ) -> list[Split]:
     """Shuffle the patients with ``seed`` and cut them.
 
@@ -54,42 +55,95 @@ def make_splits(
         labelled: a share below 1, or a number, of training patients whose labels are used; the others join
             ``unlabelled``.
         unlabelled: patients without labels, the same in every fold.
+        volumes: patient -> volume of tumour in any unit, 0 where there is none; each part then gets its share of small
+            tumours, of large ones and of patients without any.
+        held_out: patients that the data set itself keeps for testing; they are the test set, ``test`` is not used.
 
     Returns:
         one split, or one a fold.
 
     Raises:
-        InputError: too few patients for the folds or the parts, or for ``labelled``.
+        InputError: too few patients for the folds or the parts, or for ``labelled``; ``folds`` of data with a test set
+            of their own.
     """
-    order = sorted(set(patients))
+    order = sorted(set(patients).difference(held_out))
     random.Random(seed).shuffle(order)
+    chance = random.Random(seed)
+    if volumes is not None:
+        order.sort(key=lambda patient: -volumes[patient])  # stable: those without a tumour stay shuffled
+
+    def take(those: list[str], n: int) -> list[str]:
+        return those[:n] if volumes is None else _spread(those, n, chance)
 
     def count(share: float) -> int:
         return round(share * len(order)) if share < 1 else int(share)
 
-    if folds is None:
-        tests = [order[: max(count(test), 1)]]
+    if held_out:
+        if folds is not None:
+            raise InputError(
+                f"folds: the data come with {len(held_out)} test patients of their own, so there is one split; "
+                "set split.from_source to false to cut folds of all patients"
+            )
+        tests = [sorted(held_out)]
+    elif folds is None:
+        tests = [take(order, max(count(test), 1))]
     else:
         if not 2 <= folds <= len(order):
             raise InputError(f"folds: expected 2 to {len(order)} (the number of patients), got {folds}")
+        if volumes is not None:  # those of like volume go to different folds
+            for start in range(0, len(order), folds):
+                order[start : start + folds] = chance.sample(alike := order[start : start + folds], len(alike))
         tests = [order[fold::folds] for fold in range(folds)]
     splits: list[Split] = []
-    for held_out in tests:
-        rest = [p for p in order if p not in set(held_out)]
+    for tested in tests:
+        rest = [p for p in order if p not in set(tested)]
         n = max(count(validation), 1)
         if len(rest) <= n:
             raise InputError(
-                f"{len(order)} patients are too few for {len(held_out)} to test, {n} to validate and one to train"
+                f"{len(order)} patients are too few for {len(tested)} to test, {n} to validate and one to train"
             )
-        train = rest[n:]
+        validated = take(rest, n)
+        train = [p for p in rest if p not in set(validated)]
         kept = len(train)
         if labelled is not None:
             kept = max(round(labelled * len(train)), 1) if labelled < 1 else int(labelled)
         if kept > len(train):
             raise InputError(f"labelled: expected at most {len(train)}, the number of training patients, got {kept}")
-        without = (*unlabelled, *train[kept:])
-        splits.append(Split(*(tuple(sorted(part)) for part in (train[:kept], rest[:n], held_out, without))))
+        chosen = take(train, kept)
+        without = (*unlabelled, *(p for p in train if p not in set(chosen)))
+        splits.append(Split(*(tuple(sorted(part)) for part in (chosen, validated, tested, without))))
     return splits
+
+
+def _spread(order: list[str], n: int, chance: random.Random) -> list[str]:
+    """``n`` patients, one from each of as many stretches of ``order``."""
+    ends = [round(k * len(order) / n) for k in range(n + 1)]
+    return [chance.choice(order[a:b]) for a, b in pairwise(ends)] if n <= len(order) else order
+
+
+def tumor_volumes(store: Store, classes: Collection[int]) -> dict[str, float]:
+    """Patient -> volume of these classes in the prepared stacks, over all cases with labels."""
+    volumes: dict[str, float] = defaultdict(float)
+    for case in store.cases.values():
+        if case.labelled:
+            volumes[case.patient] += float(case.counts[:, list(classes)].sum())
+    return dict(volumes)
+
+
+def require_distinct(store: Store, split: Split) -> None:
+    """Raise `InputError` if two patients in different parts of a split have the same scan, voxel for voxel."""
+    part_of = {patient: name for name in (*PARTS, UNLABELLED) for patient in getattr(split, name)}
+    first: dict[str, StoredCase] = {}
+    for case in store.cases.values():
+        if case.patient not in part_of:
+            continue
+        other = first.setdefault(case.sha256, case)
+        parts = part_of[other.patient], part_of[case.patient]
+        if parts[0] != parts[1]:
+            raise InputError(
+                f"case {other.id} in {parts[0]} and case {case.id} in {parts[1]} are the same scan: take one of them "
+                "out, or give both to one patient (source.patient_of)"
+            )
 
 
 def inner_splits(split: Split, folds: int, seed: int) -> list[Split]:
@@ -107,54 +161,3 @@ def inner_splits(split: Split, folds: int, seed: int) -> list[Split]:
     random.Random(seed).shuffle(order)
     parts = [order[k::folds] for k in range(folds)]
     return [Split(tuple(sorted(set(order) - set(part))), split.validation, tuple(sorted(part))) for part in parts]
-
-
-def write_splits(path: Path, splits: list[Split]) -> None:
-    """Write a file that `read_splits` reads."""
-    write_json(path, {"version": 1, "folds": [asdict(split) for split in splits]})
-
-
-def _split(fold: dict[str, Any]) -> Split:
-    parts = {part: fold[part] for part in PARTS} | {UNLABELLED: fold.get(UNLABELLED, [])}
-    for part, listed in parts.items():
-        if not isinstance(listed, list) or not all(isinstance(p, str) for p in cast(list[Any], listed)):
-            raise InputError(f"{part}: expected a list of patients, got {listed!r}")
-    return Split(**{part: tuple(listed) for part, listed in parts.items()})
-
-
-def read_splits(path: Path, patients: Iterable[str], unlabelled: Iterable[str] = ()) -> list[Split]:
-    """Read a split file: ``{"folds": [{"train": [...], "validation": [...], "test": [...]}, ...]}``.
-
-    A fold may also list ``unlabelled`` patients.
-
-    Args:
-        patients: those with labels.
-        unlabelled: those without, who can only be ``unlabelled``.
-
-    Raises:
-        InputError: not such a file, an unknown patient, a patient in two parts, an empty part, a patient without labels
-            in a part that needs them.
-    """
-    labelled = set(patients)
-    known = labelled.union(unlabelled)
-    try:
-        folds = json.loads(path.read_text())["folds"]
-        splits = [_split(fold) for fold in folds]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f'{path}: expected {{"folds": [{{"train": [...], "validation": [...], "test": [...]}}]}}, got {error!r}'
-        ) from None
-    for split in splits:
-        for part in PARTS:
-            if not getattr(split, part):
-                raise InputError(f"{path}: {part} is empty")
-        for patient in (p for part in (*PARTS, UNLABELLED) for p in getattr(split, part)):
-            if patient not in known:
-                raise InputError(f"{path}: there is no patient '{patient}' in the data{nearest(patient, known)}")
-            if patient not in labelled and patient not in split.unlabelled:
-                raise InputError(f"{path}: patient '{patient}' has no labels, it can only be {UNLABELLED}")
-    return splits

@@ -134,6 +134,8 @@ class _Clock:
 def _labels(recipe: Recipe) -> Sequence[str]:
     """Names of the classes that a recipe's task has."""
     task: Any = recipe.source.options.get("task", plugins.defaults("sources", recipe.source.name).get("task"))
+    if task is None or "labels" in recipe.source.options:  # the labels are the data's own
+        return recipe.make_source().labels.names
     return ("organ", "tumor") if task == "both" else (str(task),)
 
 

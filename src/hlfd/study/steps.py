@@ -1,7 +1,7 @@
 """The steps of a recipe: prepare, train, distill, evaluate. Each finds what the one before it left."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from hlfd.cases import Case, DataSource
 from hlfd.data.prepare import prepare
-from hlfd.data.splits import Split, inner_splits, make_splits, read_splits, write_splits
+from hlfd.data.split_files import is_nnunet, read_nnunet_splits, read_splits, write_splits
+from hlfd.data.splits import Split, inner_splits, make_splits, require_distinct, tumor_volumes
 from hlfd.data.store import Store
 from hlfd.errors import InputError
 from hlfd.evaluation import protocols
@@ -20,7 +21,7 @@ from hlfd.io import nifti
 from hlfd.machine import Machine
 from hlfd.progress import console, progress
 from hlfd.recipe import Recipe
-from hlfd.sections import Method, TeacherSection
+from hlfd.sections import Method, SplitSection, TeacherSection
 from hlfd.segmenter import Segmenter, patient_keys
 
 Part = Literal["train", "validation", "test", "all"]
@@ -58,6 +59,8 @@ class Workspace:
                 f"{unlabelled} of {len(self.source.cases)} cases have no labels and are left out "
                 "(student_training.unlabelled_share would distil on them)"
             )
+        for note in self.source.notes:
+            console.print(note, highlight=False)
         folder = self.recipe.folder / "store"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # processes that torchrun or SLURM start together
@@ -81,15 +84,32 @@ class Workspace:
         Raises:
             InputError: those on record are others than the recipe asks for.
         """
-        section, path, patients = self.recipe.split, self.recipe.folder / "splits.json", self.patients
+        section = self.recipe.split
         if section is None:
             return []
-        if section.file is not None:
-            wanted = read_splits(section.file, patients, self.without_labels)
-        else:
-            without = self.without_labels if self.uses_unlabelled else ()
-            wanted = make_splits(patients, **section.model_dump(exclude={"file"}), unlabelled=without)
-        return self._on_record(path, wanted)
+        wanted = self._splits(section)
+        if section.stratify:  # that there are patients enough is known before the work
+            wanted = self._splits(section, tumor_volumes(self.store, self.source.labels.tumor_classes))
+        return self._on_record(self.recipe.folder / "splits.json", wanted)
+
+    def _splits(self, section: SplitSection, volumes: Mapping[str, float] | None = None) -> list[Split]:
+        own = section.from_source
+        file, held_out = section.file or (self.source.splits if own else None), self.source.test if own else ()
+        if file is not None and not is_nnunet(file):
+            return read_splits(file, self.patients, self.without_labels)
+        options: dict[str, Any] = {
+            **section.model_dump(include={"seed", "validation", "labelled"}),
+            "unlabelled": self.without_labels if self.uses_unlabelled else (),
+            "volumes": volumes,
+            "held_out": held_out,
+        }
+        if file is None:
+            return make_splits(self.patients, test=section.test, folds=section.folds, **options)
+        if section.folds is not None:
+            raise InputError(
+                f"split.folds: the folds are those of {file}; leave split.folds out, or set split.from_source to false"
+            )
+        return read_nnunet_splits(file, {c.id: c.patient for c in self.source.cases if c.label}, **options)
 
     def teacher_splits(self, fold: int) -> list[Split]:
         """The splits of the recipe's ``teacher_folds``, on record in ``teacher-splits.json`` of the fold's folder."""
@@ -218,6 +238,7 @@ def student_name(method: Method) -> str:
 
 
 def _shared(workspace: Workspace, split: Split) -> dict[str, Any]:
+    require_distinct(workspace.store, split)
     return {
         "store": workspace.store,
         "split": split,
