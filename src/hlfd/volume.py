@@ -7,6 +7,10 @@ import numpy as np
 
 from hlfd.errors import InputError
 
+AXCODES = "SPL"
+"""Prepared volumes are stacks of axial slices in radiological view: slices to superior, rows to posterior, columns to
+the patient's left."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -57,9 +61,13 @@ class Volume:
         Not the same as ``oriented`` to the old axes: where an axis lies between two directions (45 degrees), which of
         them it points to is a toss-up.
         """
+        return self.like(self.own_axes(voxels, axcodes))
+
+    def own_axes(self, voxels: np.ndarray, axcodes: str) -> np.ndarray:
+        """An array in the shape of ``oriented(axcodes)``, perhaps with further axes, with its axes as here. No copy."""
         upright = _between(self.affine, axcodes)
         own = np.array([[axis, 1] for axis in range(3)])
-        return self.like(nib.orientations.apply_orientation(voxels, nib.orientations.ornt_transform(own, upright)))
+        return nib.orientations.apply_orientation(voxels, nib.orientations.ornt_transform(own, upright))
 
     def like(self, voxels: np.ndarray) -> "Volume":
         """Other voxels of the same shape on the same grid."""

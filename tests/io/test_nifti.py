@@ -33,6 +33,33 @@ def test_an_image_is_rescaled_as_its_header_says(tmp_path: Path, suffix: str):
     np.testing.assert_array_equal(volume.voxels, 2.0 * HU - 1024)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "slope", "inter", "whole"),
+    [
+        (np.int16, 1, 0, True),
+        (np.int16, 1, -1024, True),
+        (np.uint16, 1, -32768, True),
+        (">i2", 1, 5, True),
+        (np.uint16, 1, 0, False),
+        (np.int16, 2, -1024, False),
+        (np.int16, 1, 0.5, False),
+        (np.float32, 1, 0, False),
+    ],
+    ids=str,
+)
+def test_whole_hu_take_two_bytes_and_are_the_same(tmp_path: Path, dtype, slope, inter, whole: bool):
+    stored = HU.astype(np.int64) + (33000 if np.dtype(dtype).kind == "u" else 0)
+    header = nib.Nifti1Header(endianness=">" if dtype == ">i2" else "<")
+    header.set_data_dtype(dtype)
+    image = nib.Nifti1Image(stored.astype(dtype), np.eye(4), header)
+    image.header.set_slope_inter(slope, inter)
+    nib.save(image, tmp_path / "a.nii.gz")
+    plain, small = (nifti.read_image(tmp_path / "a.nii.gz", compact=compact) for compact in (False, True))
+    np.testing.assert_array_equal(plain.voxels, np.float32(slope) * stored + np.float32(inter))
+    np.testing.assert_array_equal(small.voxels, plain.voxels)
+    assert (plain.voxels.dtype, small.voxels.dtype) == (np.float32, np.int16 if whole else np.float32)
+
+
 @pytest.mark.parametrize("suffix", nifti.SUFFIXES)
 @given(data=st.data())
 def test_a_label_map_comes_back_on_its_grid(affines, tmp_path_factory, suffix: str, data):

@@ -25,6 +25,7 @@ def dry_run(
     in_channels: int,
     dims: int,
     sizes: Sequence[int | Size] = SIZES,
+    computed: bool = False,
 ) -> tuple[Answer, Size]:
     """``run(copy of the network, image)`` in eval mode, and the size of the first image that the network accepts.
 
@@ -32,12 +33,13 @@ def dry_run(
 
     Args:
         sizes: of the image, tried in this order; a number is that many pixels an axis.
+        computed: compute at once, for a small network: getting ready for shapes alone takes PyTorch two seconds.
 
     Raises:
         InputError: no size is accepted, or a package is missing that the network needs.
     """
     shapes = [(size,) * dims if isinstance(size, int) else size for size in sizes]
-    devices, first = ["meta"], None
+    devices, first = ["cpu" if computed else "meta"], None
     for device in devices:
         # The copy leaves the network's own state and mode alone.
         probe = copy.deepcopy(network).to(device).eval()

@@ -169,11 +169,12 @@ class Tapped(nn.Module):
                 handle.remove()
         return features
 
-    def info(self, size: int = 64) -> dict[str, TapInfo]:
+    def info(self, size: int = 64, *, computed: bool = False) -> dict[str, TapInfo]:
         """Channels and stride of every tap, from a dry run of shapes alone.
 
         Args:
             size: pixels an axis of the image; another is taken if the network doesn't accept it.
+            computed: as `dry_run` has it.
 
         Raises:
             InputError: if encoder strides decrease with depth or decoder strides increase, or the logits are not at
@@ -202,7 +203,9 @@ class Tapped(nn.Module):
                 for handle in handles:
                     handle.remove()
 
-        (features, calls), shape = dry_run(self, run, in_channels=self.in_channels, dims=self.dims, sizes=sizes)
+        (features, calls), shape = dry_run(
+            self, run, in_channels=self.in_channels, dims=self.dims, sizes=sizes, computed=computed
+        )
         for role, name in self.taps.items():
             if calls[role] != 1:
                 often = "never run (a list of modules?)" if calls[role] == 0 else f"run {calls[role]} times"
@@ -223,6 +226,11 @@ class Tapped(nn.Module):
                     )
         require_logits(features["logits"], self.classes, shape)
         return info
+
+    def multiple(self) -> tuple[int, ...]:
+        """What each spatial axis of the image must be a multiple of: the deepest tap's stride. Errors as `info`."""
+        strides = [tap.along(self.dims) for tap in self.info(computed=True).values()]
+        return tuple(max(axis) for axis in zip(*strides, strict=True))
 
 
 def _require_role(role: str) -> None:

@@ -83,8 +83,8 @@ def _pairs(tapped: Tapped) -> tuple[list[tuple[str, str]], tuple[int, ...]]:
         once = [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1]
         return [pair for pair in once if pair[0] not in tapped_names and not shared & {*pair}]
 
-    sizes = (tapped.size,) if tapped.size else SIZES
-    return dry_run(tapped, run, in_channels=tapped.in_channels, dims=tapped.dims, sizes=sizes)
+    sizes = (tapped.size,) if tapped.size else (32, *SIZES)
+    return dry_run(tapped, run, in_channels=tapped.in_channels, dims=tapped.dims, sizes=sizes, computed=True)
 
 
 def _with_shared_weights(network: nn.Module) -> set[str]:

@@ -95,17 +95,18 @@ def read_stored(path: Path, channel: int | None = None) -> tuple[np.ndarray, Hea
     return voxels if voxels.dtype.isnative else voxels.astype(voxels.dtype.newbyteorder("=")), header
 
 
-def read_image(path: Path, channel: int | None = None) -> Volume:
+def read_image(path: Path, channel: int | None = None, *, compact: bool = False) -> Volume:
     """A CT volume in HU (float32), rescaled as its header says.
 
     Args:
         channel: which one of the fourth axis, of a file that may have one.
+        compact: as int16, half the memory, if the file holds whole HU and its header keeps them so.
 
     Raises:
         InputError: as `read_stored`; two affines that disagree, NaN or infinite voxels, a constant image.
     """
-    volume = _read(path, np.float32, channel)
-    if not np.isfinite(volume.voxels).all():
+    volume = _read(path, np.float32, channel, compact=compact)
+    if volume.voxels.dtype.kind == "f" and not np.isfinite(volume.voxels).all():
         bad = int((~np.isfinite(volume.voxels)).sum())
         raise InputError(f"{path}: expected finite HU, got {bad} voxels that are NaN or infinite")
     if volume.voxels.min() == volume.voxels.max():
@@ -157,10 +158,15 @@ def write_label(path: Path, volume: Volume, description: str = "") -> None:
 
 def require_writable_name(path: Path) -> str:
     """The file's NIfTI suffix. Raises `InputError` if it has none."""
-    suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+    suffix = suffix_of(path)
     if suffix is None:
         raise InputError(f"{path}: expected a file name ending in .nii or .nii.gz")
     return suffix
+
+
+def suffix_of(path: Path) -> str | None:
+    """``.nii.gz`` or ``.nii``, if the file's name ends in one of them."""
+    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
 
 
 def _load(path: Path) -> Any:
@@ -208,12 +214,27 @@ def _inflate(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -
     return voxels.reshape(shape, order="F")
 
 
-def _read(path: Path, dtype: type[np.generic] | None = None, channel: int | None = None) -> Volume:
+def _read(
+    path: Path, dtype: type[np.generic] | None = None, channel: int | None = None, *, compact: bool = False
+) -> Volume:
     """Rescaled voxels; integers that need no rescaling stay integers unless ``dtype`` is given."""
     stored, header = read_stored(path, channel)
+    if compact and (whole := _whole_hu(stored, header.slope, header.inter)) is not None:
+        return _volume(path, whole, header)
     slope, inter = (np.float32(v) if dtype is np.float32 else np.float64(v) for v in (header.slope, header.inter))
     voxels = apply_read_scaling(stored, slope, inter)
     return _volume(path, np.asarray(voxels if dtype is None else voxels.astype(dtype, copy=False)), header)
+
+
+def _whole_hu(stored: np.ndarray, slope: float, inter: float) -> np.ndarray | None:
+    """Rescaled voxels as int16, if they are whole numbers and fit."""
+    limits = np.iinfo(np.int16)
+    if stored.dtype.kind not in "iu" or slope != 1 or not float(inter).is_integer():
+        return None
+    if not limits.min <= inter <= limits.max or stored.min() + inter < limits.min or stored.max() + inter > limits.max:
+        return None
+    whole = stored.astype(np.int16, copy=False)  # what doesn't fit yet wraps around, and back with the shift
+    return whole + np.int16(inter) if inter else whole
 
 
 def _volume(path: Path, voxels: np.ndarray, header: Header) -> Volume:
