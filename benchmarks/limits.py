@@ -21,6 +21,7 @@ from torch import nn
 
 from hlfd import SegmentationLoss, plugins
 from hlfd.cost import multiply_adds
+from hlfd.machine import keep_freed_memory
 
 NETWORKS = {
     "unetpp": {"width": 64},
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    keep_freed_memory()
     rate, bytes_a_second = convolution_rate(options.rounds), bandwidth(options.rounds)
     print(f"{torch.get_num_threads()} threads: {rate / 1e9:.1f} G multiply-adds/s, {bytes_a_second / 1e9:.1f} GB/s")
     rows: list[dict[str, Any]] = [{"rate": rate, "bandwidth": bytes_a_second}]

@@ -18,6 +18,7 @@ drawn on to 8 along the line.
 """
 
 import argparse
+import copy
 import json
 import multiprocessing
 import resource
@@ -75,7 +76,8 @@ class Pupil:
 
     def open_cache(self, path: Path, image: Tensor, target: Tensor) -> None:
         self.addresses = [f"slice {i}" for i in range(len(image))]
-        self.cache = KnowledgeCache(path, self.teacher, self.distiller, meta={}, addresses=self.addresses)
+        teacher = copy.deepcopy(self.teacher)  # the cache gives its teacher away once it knows all
+        self.cache = KnowledgeCache(path, teacher, self.distiller, meta={}, addresses=self.addresses)
         with torch.no_grad():
             student = {role: tuple(f.shape[2:]) for role, f in self.nets["cached"](image).items()}
         self.cache(image, student, target, self.addresses)
