@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hlfd import Distiller, FrozenTeacher, SegmentationLoss, Tapped, plugins
 from hlfd.distill.losses import ImportanceMapLoss
+from hlfd.machine import keep_freed_memory
 
 CLASSES = 3
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    keep_freed_memory()
     lessons = {(dims, size): Lesson(dims, size) for dims, size in ((2, 128), (2, 256), (2, 512), (3, 64), (3, 96))}
     times: dict[tuple[int, int, str], list[float]] = {}
     for round_ in range(options.rounds + 1):
