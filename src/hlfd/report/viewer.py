@@ -22,7 +22,7 @@ class Viewer:
         data: JSON for the script: files as base64, colours of the classes.
         library: NiiVue's program, gzip as base64.
         script: the page's own.
-        licence: NiiVue's.
+        licence: NiiVue's, and the notices of what it brings along.
     """
 
     cases: tuple[str, ...]
@@ -57,7 +57,7 @@ def embedded(cases: Sequence[ViewerCase], regions: Mapping[str, tuple[int, ...]]
         Markup(json.dumps(document).replace("<", "\\u003c")),
         Markup(_text((assets / "niivue.umd.js.gz").read_bytes())),
         Markup((assets / "viewer.js").read_text(encoding="utf-8")),
-        (assets / "niivue-LICENSE.txt").read_text(encoding="utf-8"),
+        "\n".join((assets / f"niivue-{part}.txt").read_text(encoding="utf-8") for part in ("LICENSE", "NOTICES")),
     )
 
 
