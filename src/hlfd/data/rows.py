@@ -1,5 +1,6 @@
 """Rows of numbers kept on disk by address: what a teacher knows of a slice, compressed, in one SQLite file."""
 
+import errno
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ class RowStore:
                 self._db.executemany("insert or ignore into meta values (?, ?)", list(meta.items()))
             found = dict(self._db.execute("select name, value from meta"))
         except sqlite3.DatabaseError as error:
+            _tell_of_the_disk(error, path)
             raise InputError(f"{path}: not a store of rows, or damaged ({error}); remove it") from None
         for name, value in meta.items():
             if found.get(name) != value:
@@ -69,7 +71,19 @@ class RowStore:
         return self._keys[key]
 
     def write(self, key: str, code: Code, addresses: Sequence[str], rows: np.ndarray) -> None:
-        """Keep ``rows`` (N x ..., float32), one an address; those already there stay."""
+        """Keep ``rows`` (N x ..., float32), one an address; those already there stay.
+
+        Raises:
+            OSError: the disk is full; nothing of these rows is kept.
+        """
+        try:
+            self._write(key, code, addresses, rows)
+        except sqlite3.OperationalError as error:
+            self._keys.pop(key, None)  # its entry is taken back too
+            _tell_of_the_disk(error, self.path)
+            raise
+
+    def _write(self, key: str, code: Code, addresses: Sequence[str], rows: np.ndarray) -> None:
         with self._db:
             shape = " ".join(map(str, rows.shape[1:]))
             self._db.execute("insert or ignore into keys (key, code, shape) values (?, ?, ?)", (key, code, shape))
@@ -107,6 +121,13 @@ class RowStore:
         if known is None:
             return 0.0
         return self._db.execute("select avg(length(bytes)) from rows where key = ?", (known[0],)).fetchone()[0] or 0.0
+
+
+def _tell_of_the_disk(error: sqlite3.Error, path: Path) -> None:
+    """Raise what SQLite says of a full or broken disk as the system's own error."""
+    code = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}.get(error.sqlite_errorcode & 0xFF)
+    if code is not None:
+        raise OSError(code, str(error), str(path)) from None
 
 
 def encode(row: np.ndarray, code: Code) -> bytes:

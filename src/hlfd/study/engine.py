@@ -14,7 +14,7 @@ from hlfd.errors import InputError
 from hlfd.progress import console, progress
 from hlfd.recipe import Recipe, from_values
 from hlfd.sections import Method
-from hlfd.study import preflight, search, steps
+from hlfd.study import preflight, room, search, steps
 from hlfd.study.cells import Cell, Ledger, chosen, plan
 from hlfd.study.lock import claim, hold
 
@@ -22,13 +22,13 @@ POLL_S = 2.0
 """Pause between two looks at cells that other processes hold."""
 
 
-def ready(recipe: Recipe, workers: int | None = None) -> steps.Workspace:
+def ready(recipe: Recipe, workers: int | None = None, only: str | None = None) -> steps.Workspace:
     """The recipe's data, prepared, after all was checked that can be checked before a training.
 
     Raises:
-        InputError: a recipe that can't be run, or a folder with another study.
+        InputError: a recipe that can't be run, a folder with another study, a disk that is too full for the cells.
     """
-    ledger = Ledger(recipe.folder)
+    ledger, cells = Ledger(recipe.folder), chosen(plan(recipe), only)
     ledger.require_same(recipe)
     if recipe.study and recipe.study.search:
         search.check([m for m in recipe.methods if m.name != "seg"], recipe.study.search)
@@ -39,8 +39,10 @@ def ready(recipe: Recipe, workers: int | None = None) -> steps.Workspace:
         for network in recipe.study.students.values() if recipe.study else ():
             preflight.check(workspace.of(recipe.model_copy(update={"student": network})))
         preflight.check(workspace)
+        room.require(workspace, cells)
         ledger.open(recipe)  # now that nothing is refused any more
         _ = workspace.store
+    room.require(workspace, cells)  # now that the slices are counted
     return workspace
 
 
@@ -56,7 +58,7 @@ def run(recipe: Recipe, *, only: str | None = None, jobs: int = 1, workers: int 
         RuntimeError: a process of several failed; the line says where to read why.
     """
     cells = chosen(plan(recipe), only)
-    workspace = ready(recipe, workers)
+    workspace = ready(recipe, workers, only)
     if jobs == 1:
         work(workspace, cells)
     else:
