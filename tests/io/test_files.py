@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and JSON holds no NaN."""
 
+import errno
 import json
 import stat
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatc
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomic(tmp_path / "a.txt", "new")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_replacing_removes_what_a_failing_writer_left(tmp_path: Path):

@@ -34,8 +34,10 @@ def replacing(path: str | Path, suffix: str = ".tmp") -> Generator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(_mode(path))
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk: say which file
+            error.filename = str(path)
         raise
 
 
