@@ -1,0 +1,33 @@
+"""DICOM in and out: CT series as volumes in HU, segmentation objects (SEG) read and written.
+
+Needs ``pip install hlfd[dicom]``. Nothing that names the patient leaves this package: series, cases and findings go by
+keys that are hashes. Only a SEG that is written holds what its source holds, as DICOM asks.
+"""
+
+from hlfd.io.dicom._header import Header
+from hlfd.io.dicom._tree import items
+from hlfd.io.dicom.finding import Finding, findings
+from hlfd.io.dicom.pixels import DicomImage, read_series, read_volume
+from hlfd.io.dicom.seg import Segment, Segmentation, read_seg, read_segmentation
+from hlfd.io.dicom.seg_writing import write_seg
+from hlfd.io.dicom.series import Series, Tree, choose, list_series, scan
+
+__all__ = [
+    "DicomImage",
+    "Finding",
+    "Header",
+    "Segment",
+    "Segmentation",
+    "Series",
+    "Tree",
+    "choose",
+    "findings",
+    "items",
+    "list_series",
+    "read_seg",
+    "read_segmentation",
+    "read_series",
+    "read_volume",
+    "scan",
+    "write_seg",
+]
