@@ -42,7 +42,7 @@ def test_every_file_of_the_folder_is_a_plug_in_that_says_what_it_is(kind: plugin
     [
         ("networks", "unett", r"there is no network 'unett' \(did you mean 'unet'\? known: .*unetpp"),
         ("methods", "hldf", r"there is no method 'hldf' \(did you mean 'hlfd'\?"),
-        ("sources", "zzz", r"there is no source 'zzz' \(known: kits, lits,"),
+        ("sources", "zzz", r"there is no source 'zzz' \(known: dicom, kits, lits,"),
         ("networks", "_blocks", "there is no network '_blocks'"),
         ("networks", ".unet", "there is no network '.unet'"),
         ("networks", "nobody.knows", "network 'nobody.knows': no module of that name can be imported"),

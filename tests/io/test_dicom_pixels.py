@@ -117,7 +117,7 @@ def test_slices_written_against_their_normal_come_in_its_order(tmp_path: Path):
 
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_transfer_syntaxes(tmp_path: Path, name: str):
-    hu, affine = write_series(tmp_path / "single", syntax=COMPRESSED[name])
+    hu, affine = write_series(tmp_path / "single", phantom_hu((40, 36, 3)), syntax=COMPRESSED[name])
     first = next((tmp_path / "single").iterdir())
     assert pydicom.dcmread(first).file_meta.TransferSyntaxUID == COMPRESSED[name]
     write_enhanced(tmp_path / "multi" / "one", hu, affine, syntax=COMPRESSED[name])

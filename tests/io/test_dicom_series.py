@@ -171,7 +171,7 @@ def test_a_damaged_zip(tmp_path: Path):
     data = bytearray(path.read_bytes())
     data[-200] ^= 0xFF  # in the pixels
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"cut\.zip/one: .*CRC"):
+    with pytest.raises(InputError, match=r"cut\.zip/one can't be read"):
         dicom.read_series(path)
 
 
@@ -217,15 +217,15 @@ def test_slices_off_the_grid(tmp_path: Path):
     assert dicom.read_series(tmp_path / "rounded").volume.shape == (12, 10, 6)
 
 
-def test_a_thousand_files_and_one_that_is_corrupt(tmp_path: Path):
-    write_series(tmp_path, phantom_hu((6, 5, 1000)), ct_affine((1, 1, 1)))
-    bad = dicom.list_series(tmp_path)[0].files[617]
+def test_many_files_and_one_that_is_corrupt(tmp_path: Path):
+    write_series(tmp_path, phantom_hu((6, 5, 300)), ct_affine((1, 1, 1)))
+    bad = dicom.list_series(tmp_path)[0].files[217]
     whole = bad.read_bytes()
     bad.write_bytes(whole[:-10])
     with pytest.raises(InputError, match=f"{bad}: expected whole pixel data, they can't be decoded"):
         dicom.read_series(tmp_path)
     bad.write_bytes(whole[:300])
-    with pytest.raises(InputError, match=f"{bad} has a damaged header, among the series' files|1 missing slice"):
+    with pytest.raises(InputError, match=f"{bad} has .*, among the series' files"):
         dicom.read_series(tmp_path)
 
 
@@ -251,15 +251,29 @@ def test_a_claim_of_an_enormous_size(tmp_path: Path):
         dicom.read_series(tmp_path / "b")
 
 
+def write_in(folder: Path, old: bytes, new: bytes) -> list[Path]:
+    """A series with something written over in each file."""
+    write_series(folder, series="1.2.826.77.1", study="1.2.826.77")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+    return list(folder.iterdir())
+
+
 def test_nobody_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
     uids = ("1.2.826.77.1", "1.2.826.77.2")
     for n, uid in enumerate(uids):
         write_series(tmp_path / "x", series=uid, study="1.2.826.77", seed=n, name=f"{n}_{{n}}")
     write_series(tmp_path / "gap", series=uids[0], skip=(3,), study="1.2.826.77")
-    write_series(tmp_path / "odd", series=uids[0], study="1.2.826.77", WindowCenter=NAME, SeriesDescription=NAME)
+    write_series(tmp_path / "odd", series=uids[0], study="1.2.826.77", SeriesDescription=NAME, StationName=NAME)
+    write_series(tmp_path / "worse", series=uids[0], study="1.2.826.77", RescaleType=NAME)
+    for path in write_in(tmp_path / "wrong", b"DS\x04\x005.0 ", b"DS\x04\x00Doe^"):
+        assert b"Doe^" in path.read_bytes()
     write_enhanced(tmp_path / "multi" / "one.dcm", series="1.2.826.77.5")
     said = [repr(dicom.list_series(tmp_path)), repr(dicom.findings(tmp_path)), repr(dicom.findings(tmp_path / "gap"))]
-    for path, series in ((tmp_path / "x", None), (tmp_path / "gap", None), (tmp_path / "x", "1.2.826.77.4")):
+    asked = [(name, None) for name in ("x", "gap", "worse", "wrong")] + [("x", "1.2.826.77.4")]
+    for path, series in ((tmp_path / name, series) for name, series in asked):
         with pytest.raises(InputError) as caught:
             dicom.read_series(path, series)
         said.append(str(caught.value))

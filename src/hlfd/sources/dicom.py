@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from hlfd.cases import Case, DataSource
-from hlfd.errors import InputError
+from hlfd.errors import InputError, complain
 from hlfd.io import dicom, nifti
 from hlfd.labels import Labels, Task, organ_and_tumor
 from hlfd.progress import progress
@@ -61,7 +61,7 @@ def build(
     cases: list[Case] = []
     for name, one in sorted(series.items()):
         if name in files and name in objects:
-            raise InputError(
+            complain(
                 f"series {one.key}: has a NIfTI label map and a DICOM SEG ({files[name]} and {objects[name][0].item}): "
                 "give the folder of the label maps as 'labels', or take them away"
             )
@@ -166,10 +166,11 @@ def _nifti_labels(root: Path, labels: Path | None, series: Mapping[str, dicom.Se
             names = [name for name in names if _fits(_grid(series[name]), label)]
         if len(names) != 1:
             what = "no series it belongs to" if not names else f"{len(names)} series it may belong to"
-            raise InputError(f"{path}: has {what}: expected it under the name of a series' folder, case id or key")
-        if names[0] in found:
-            raise InputError(f"{path}: belongs to series {series[names[0]].key} as {found[names[0]]} does")
-        found[names[0]] = path
+            complain(f"{path}: has {what}: expected it under the name of a series' folder, case id or key")
+        elif names[0] in found:
+            complain(f"{path}: belongs to series {series[names[0]].key} as {found[names[0]]} does")
+        else:
+            found[names[0]] = path
     return found
 
 

@@ -148,11 +148,11 @@ def _header(item: Item, data: Any) -> Header | None:
     }
     if sop_class in SEG:
         return Header(item, "seg", "SEG", references=_references(data), **common)
+    if sop_class in CT and not (data.get("Rows") and data.get("Columns")):
+        return Header(item, "damaged", "has no Rows and Columns", **common)
     if modality != "CT" or (sop_class and sop_class not in CT):
         what = "CT that is no CT image" if modality == "CT" else modality or "no modality"
         return Header(item, "aside", what, **common)
-    if not data.get("Rows") or not data.get("Columns"):
-        return Header(item, "damaged", "has no Rows and Columns", **common)
     uid = str(data.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or item)
     return Header(item, "image", "CT", frames=tuple(frames_of(item, data, hashed(uid, 16))), **common)
 

@@ -113,7 +113,8 @@ def _parts(name: str) -> _Parts:
     """The words of a name that the tables know; ``known`` if they know all of them."""
     text = f" {' '.join(re.findall(r'[a-z0-9]+', name.lower()))} "
     for other, usual in sorted(ALSO.items(), key=lambda pair: -len(pair[0])):
-        text = text.replace(f" {other} ", f" {usual} ")
+        if f" {usual} " not in text:
+            text = text.replace(f" {other} ", f" {usual} ")
     found: dict[str, str] = {}
     for kind, table in (("organ", ORGANS), ("lesion", LESIONS), ("side", SIDES)):
         for word in sorted(table, key=len, reverse=True):

@@ -17,6 +17,7 @@ from hlfd.volume import Volume
 
 AIR_HU, METAL_HU = -1024.0, 3071.0
 MAX_VOXELS = 2**31
+UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")  # defined terms: anything else may be anything
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,8 @@ def _rescale(frames: tuple[Frame, ...]) -> list[_geometry.Problem]:
             text = f"{frame.item}: expected a finite, non-zero rescale slope and intercept, got {slope}, {intercept}"
             return [_geometry.Problem("no-rescale", text, True)]
         if frame.units not in ("", "HU", "HU_MOD", "US"):
-            text = f"expected values in HU, {frame.item} has RescaleType {frame.units}"
+            units = frame.units if frame.units in UNITS else "of another kind"
+            text = f"expected values in HU, {frame.item} has RescaleType {units}"
             return [_geometry.Problem("not-hu", text, True)]
     kinds = sorted({frame.rescale for frame in frames if frame.rescale})
     if len(kinds) > 1:
@@ -146,6 +148,6 @@ def _fill(hu: np.ndarray, stored: np.ndarray, padding: tuple[float, float] | Non
 
 def _reason(error: Exception) -> str:
     text = (str(error).splitlines() or [""])[0]
-    if "missing dependencies" in text or "No pixel data decoders" in text or "unsupported" in text.lower():
+    if "missing dependencies" in text or "is not supported" in text:
         return f"its compression can't be read here ({text[:120]}): pip install hlfd[dicom]"
     return f"expected whole pixel data, they can't be decoded: {text[:160] or type(error).__name__}"
