@@ -1,6 +1,46 @@
-"""Data: prepare it."""
+"""Data: check it, prepare it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from hlfd.cli._app import Overrides, RecipeFile, Workers, app
+
+
+@app.command()
+def check(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the data set.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Options of the source, as task=organ."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What reads it, see 'hlfd list sources'. Default: as it looks.")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the voxels too, not only the headers.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="ROOT", help="Another data set: find patients that are in both. Reads all voxels."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all findings here, as JSON.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for warnings too.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read. Default: one a core.")] = None,
+) -> None:
+    """Look for what is wrong with a data set, and say what is done about it. Exit code 1 if there are errors."""
+    from rich.console import Console
+
+    from hlfd.doctor.run import check_root
+    from hlfd.doctor.table import report_table
+    from hlfd.io.files import write_json
+    from hlfd.study.describe import read_options
+
+    found = check_root(root, source, read_options(options or []), deep=deep, against=against, workers=workers)
+    if json is not None:
+        write_json(json, found.document())
+    Console(highlight=False).print(report_table(found))
+    if found.count("error") or (strict and found.count("warning")):
+        raise typer.Exit(1)
 
 
 @app.command()

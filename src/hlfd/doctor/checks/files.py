@@ -1,0 +1,43 @@
+"""Files: missing, left over, not readable."""
+
+from collections.abc import Iterator
+
+from hlfd.doctor.facts import CaseFacts
+from hlfd.doctor.registry import WHOLE, DataSet, Found, check, check_case
+
+REFUSED = "refused: prepare names the case, and the data set is not complete without it"
+
+
+@check("unpaired", "error", "refused: every command that reads the folder names it", "complete it or move it away")
+def unpaired(data: DataSet) -> Found:
+    """Files without their counterpart, or whose names fit no case."""
+    for text in data.complaints:
+        yield WHOLE, text
+
+
+@check_case("unreadable", "error", REFUSED, "mend the file or take the case out")
+def unreadable(facts: CaseFacts, _: DataSet) -> Iterator[str]:
+    """Damaged, truncated or missing files; headers that say more than the file holds."""
+    yield from facts.problems
+
+
+@check(
+    "no-label",
+    "note",
+    "left out of prepare, but for recipes with an unlabelled_share",
+    "student_training.unlabelled_share",
+)
+def no_label(data: DataSet) -> Found:
+    """Cases without a label."""
+    for facts in data.cases:
+        if facts.case.label is None:
+            yield facts.case.id, "has no label"
+
+
+@check("unused-file", "note", "ignored", "--source NAME and its options, if they belong to the data")
+def unused_file(data: DataSet) -> Found:
+    """NIfTI files below the root that belong to no case."""
+    shown = ", ".join(str(path.relative_to(data.root)) for path in data.unused[:3])
+    if data.unused:
+        more = f" and {len(data.unused) - 3} more" if len(data.unused) > 3 else ""
+        yield WHOLE, f"{len(data.unused)} NIfTI files belong to no case: {shown}{more}"

@@ -1,0 +1,141 @@
+"""Check a data set: find its cases, read each once in worker processes, apply the checks."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from typing import Any
+
+from hlfd import plugins
+from hlfd.cases import Case, DataSource
+from hlfd.doctor.facts import CaseFacts, examine
+from hlfd.doctor.registry import DataSet
+from hlfd.doctor.report import Report, judge
+from hlfd.errors import InputError, collecting
+from hlfd.labels import Labels
+from hlfd.progress import progress
+
+MakeSource = Callable[[], DataSource]
+
+_ALL_CASES: Mapping[str, dict[str, Any]] = {"lits": {"unknown_spacing": "keep"}}
+"""Options that make a source show what it leaves out by default."""
+
+
+def check_root(
+    root: Path,
+    source: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    deep: bool = False,
+    against: Path | None = None,
+    workers: int | None = None,
+) -> Report:
+    """Look for what is wrong with a data set.
+
+    Args:
+        root: its folder.
+        source: the plug-in that reads it; None: as its files look.
+        options: of the plug-in.
+        deep: read the voxels too, one case a worker at a time.
+        against: another data set, to find patients that are in both; reads the voxels of both.
+        workers: processes; None: one a core.
+
+    Raises:
+        InputError: no such folder or source, an option that the source doesn't have, no case at all.
+    """
+    deep = deep or against is not None
+    data = _read(root, source, options or {}, deep=deep, workers=workers or os.cpu_count() or 1)
+    if against is not None:
+        data = replace(data, other=_read(against, None, {}, deep=True, workers=workers or os.cpu_count() or 1))
+    return judge(data)
+
+
+def _read(root: Path, name: str | None, options: Mapping[str, Any], *, deep: bool, workers: int) -> DataSet:
+    name = name or _recognise(root)
+    known = plugins.defaults("sources", name, ("root",))
+    options = {k: v for k, v in _ALL_CASES.get(name, {}).items() if k in known} | dict(options)
+    make_source = partial(_build, root, name, options)
+    with collecting() as complaints:
+        try:
+            source: DataSource = plugins.load("sources", name, root, **options)
+        except InputError:
+            if not complaints:
+                raise
+            return DataSet(root, name, Labels({0: 0}, {}, ()), (), deep, tuple(complaints))
+    facts: dict[str, CaseFacts] = {}
+    with progress(f"checking {root.name}", len(source.cases)) as advance:
+        for found in _examined(source, make_source, deep, min(workers, len(source.cases))):
+            facts[found.case.id] = found
+            advance()
+    return DataSet(
+        root,
+        name,
+        source.labels,
+        tuple(facts[case.id] for case in source.cases),
+        deep,
+        tuple(complaints),
+        _unused(root, source.cases, complaints),
+    )
+
+
+def _build(root: Path, name: str, options: Mapping[str, Any]) -> DataSource:
+    with collecting():
+        return plugins.load("sources", name, root, **options)
+
+
+def _recognise(root: Path) -> str:
+    for name in ("kits", "lits", "slices"):
+        with collecting() as complaints:
+            try:
+                plugins.load("sources", name, root)
+            except InputError:
+                if not complaints:
+                    continue
+        return name
+    raise InputError(f"{root}: expected a data set that a source reads; name it with --source")
+
+
+def _unused(root: Path, cases: Sequence[Case], complaints: list[str]) -> tuple[Path, ...]:
+    """NIfTI files below the root that neither a case nor a complaint is about."""
+    used = {path for case in cases for path in (*case.image, *(case.label or ()))}
+    found: list[Path] = []
+    for path in sorted(root.rglob("*.nii*")) if root.is_dir() else []:
+        words = (path.name.split(".")[0], *((str(path.parent),) if path.parent != root else ()))
+        if path.name[0] != "." and path not in used and not any(word in text for word in words for text in complaints):
+            found.append(path)
+    return tuple(found)
+
+
+# Worker processes build the source once; a source holds functions, which don't pickle.
+_worker_source: DataSource | None = None
+
+
+def _start_worker(make_source: MakeSource) -> None:
+    global _worker_source  # noqa: PLW0603
+    signal(SIGINT, SIG_IGN)  # Ctrl-C is for the parent alone, so nobody else prints a traceback
+    _worker_source = make_source()
+
+
+def _work(case: Case, deep: bool) -> CaseFacts:
+    assert _worker_source is not None
+    return examine(_worker_source, case, deep=deep)
+
+
+def _examined(source: DataSource, make_source: MakeSource, deep: bool, workers: int) -> Iterator[CaseFacts]:
+    if workers <= 1 or (not deep and len(source.cases) < 500):  # starting processes takes longer than that
+        for case in source.cases:
+            yield examine(source, case, deep=deep)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_source,))
+    try:
+        for future in as_completed([pool.submit(_work, case, deep) for case in source.cases]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
