@@ -51,7 +51,7 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
     """Read a case. A file that can't be read is one of ``problems``."""
     problems: list[str] = []
     image, label = (_header(files, problems) for files in (case.image, case.label or ()))
-    if not deep or problems:
+    if not deep or problems or not all(_readable(header, source.name) for header in (image, label)):
         return CaseFacts(case, image, label, tuple(problems))
     values = counts = anatomy = None
     voxels = None
@@ -81,6 +81,16 @@ def _header(files: tuple[Path, ...], problems: list[str]) -> nifti.Header | None
         return None
 
 
+def _readable(header: nifti.Header | None, source: str) -> bool:
+    """Whether there are voxels to read, as far as the header tells; else there is a finding that says so."""
+    return header is None or (header.dtype.kind in "iuf" and not wrong_axes(header, source))
+
+
+def wrong_axes(header: nifti.Header, source: str) -> bool:
+    """Whether a source, which reads one volume a file, can't read this one."""
+    return len(header.shape) < 3 or (len(header.shape) > 3 and source in ("kits", "lits", "nnunet", "pairs"))
+
+
 def _line(error: Exception, path: Path) -> str:
     return str(error) if isinstance(error, InputError) else f"{path}: not enough memory for its voxels"
 
@@ -107,9 +117,9 @@ def _label(source: DataSource, case: Case, header: nifti.Header | None) -> tuple
 
 def _anatomy(voxels: Voxels, labels: Voxels | None, declared: Labels) -> Anatomy | None:
     """On every voxel that is about 4 mm from the next."""
-    spacing_mm = np.linalg.norm(voxels.affine[:3, :3], axis=0)
-    if not (np.isfinite(voxels.affine).all() and spacing_mm.min() > 0):
+    if not np.isfinite(voxels.affine).all() or abs(np.linalg.det(voxels.affine[:3, :3])) < 1e-9:
         return None
+    spacing_mm = np.linalg.norm(voxels.affine[:3, :3], axis=0)
     steps = np.clip(np.rint(4 / spacing_mm), 1, np.array(voxels.stored.shape) // 16 + 1).astype(int)
     thin = tuple(slice(None, None, int(step)) for step in steps)
     hu = voxels.stored[thin].astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)

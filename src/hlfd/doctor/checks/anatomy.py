@@ -35,7 +35,7 @@ def back_to_front(facts: CaseFacts, _: DataSet) -> Iterator[str]:
         places["bone"] = facts.anatomy.bones_front
     for name, front in places.items():
         if front > 0.15:
-            yield f"{name} lies in the front of the body: rows run the other way than the affine says"
+            yield f"{name} lies in the front of the body: the rows run the other way, or it is no {name}"
             return
 
 

@@ -7,7 +7,7 @@ from nibabel.affines import obliquity
 
 from hlfd.doctor.anatomy import axes
 from hlfd.doctor.checks.files import REFUSED
-from hlfd.doctor.facts import CaseFacts
+from hlfd.doctor.facts import CaseFacts, wrong_axes
 from hlfd.doctor.registry import DataSet, Found, check, check_case
 from hlfd.errors import InputError
 from hlfd.io import nifti
@@ -29,6 +29,11 @@ def _grid(header: nifti.Header) -> Volume:
 
 def _spacing(header: nifti.Header) -> np.ndarray:
     return np.linalg.norm(header.affine[:3, :3], axis=0)
+
+
+def _invertible(header: nifti.Header) -> bool:
+    linear = header.affine[:3, :3]
+    return len(header.shape) >= 3 and bool(np.isfinite(header.affine).all()) and abs(np.linalg.det(linear)) > 1e-9
 
 
 def _mm(values: np.ndarray | tuple[float, ...]) -> str:
@@ -64,7 +69,7 @@ def affine_mismatch(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def axes_missing(facts: CaseFacts, data: DataSet) -> Iterator[str]:
     """Two axes, or four."""
     for what, header in _headers(facts):
-        if len(header.shape) != 3 and not (what == "image" and len(header.shape) == 4 and data.source == "msd"):
+        if wrong_axes(header, data.source):
             yield f"{what} has {len(header.shape)} axes, expected 3: {' x '.join(map(str, header.shape))}"
 
 
@@ -133,9 +138,8 @@ def kits19_affine(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def sheared_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Axes that aren't perpendicular, as after a gantry tilt."""
     for what, header in _headers(facts):
-        spacing = _spacing(header)
-        if spacing.min() > 0 and np.isfinite(spacing).all():
-            unit = header.affine[:3, :3] / spacing
+        if _invertible(header):
+            unit = header.affine[:3, :3] / _spacing(header)
             cosine = np.abs(unit.T @ unit - np.eye(3)).max()
             if cosine > 2e-3:
                 yield f"{what}: axes are {90 - np.degrees(np.arcsin(min(cosine, 1))):.1f} degrees apart, expected 90"
@@ -145,7 +149,7 @@ def sheared_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def oblique_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Axes that aren't the patient's: by more than 3 degrees."""
     header = facts.image
-    if header is not None and np.isfinite(header.affine).all() and _spacing(header).min() > 0:
+    if header is not None and _invertible(header):
         degrees = float(np.degrees(obliquity(header.affine)).max())
         if degrees > 3:
             yield f"axes are turned {degrees:.0f} degrees from the patient's"
@@ -155,7 +159,9 @@ def oblique_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def pixdim(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """The header's spacing field says something else than the affine."""
     for what, header in _headers(facts):
-        if len(header.shape) >= 3 and not np.allclose(header.pixdim_mm[:3], _spacing(header), rtol=1e-3):
+        if not _invertible(header) or nifti.disagreement(header):
+            continue
+        if not np.allclose(header.pixdim_mm[:3], _spacing(header), rtol=1e-3):
             yield f"{what}: pixdim says {_mm(header.pixdim_mm)}, the affine {_mm(_spacing(header))}"
 
 
@@ -171,16 +177,16 @@ def unit(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def implausible_spacing(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Pixels or distances between slices that no CT has."""
     header = facts.image
-    if header is not None and not np.array_equal(header.affine[:3, :3], np.eye(3)):
+    if header is not None and _invertible(header):
         spacing = _spacing(header)
-        if spacing.min() < 0.2 or np.sort(spacing)[1] > 5 or spacing.max() > 12:
-            yield f"{_mm(spacing)}: CT has pixels of 0.2 to 5 mm and slices up to 12 mm apart"
+        if spacing.min() < 0.2 or np.sort(spacing)[1] > 6 or spacing.max() > 12:
+            yield f"{_mm(spacing)}: CT has pixels of 0.2 to 6 mm and slices up to 12 mm apart"
 
 
 @check("spacing-outlier", "note", "kept as it is", "preprocess.spacing_mm resamples")
 def spacing_outlier(data: DataSet) -> Found:
     """A spacing far from the others': beyond Tukey's outer fences, of at least 8 cases."""
-    known = [f for f in data.cases if f.image and np.isfinite(f.image.affine).all() and _spacing(f.image).min() > 0]
+    known = [facts for facts in data.cases if facts.image is not None and _invertible(facts.image)]
     if len(known) < 8:
         return
     logs = np.log([_ordered(facts) for facts in known])

@@ -1,0 +1,133 @@
+"""hlfd check: the table, the JSON, the exit codes, several processes."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import nibabel as nib
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hlfd.doctor import SCHEMA, check_root
+from hlfd.doctor.table import report_table
+from hlfd.errors import InputError
+
+
+def spoil(root: Path) -> None:
+    """An error, a warning and a note."""
+    (root / "case_00000" / "segmentation.nii.gz").write_bytes(b"no NIfTI")
+    path = root / "case_00001" / "segmentation.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((30, 44, 52), np.uint8), nib.load(path).affine), path)
+    (root / "case_00002" / "segmentation.nii.gz").unlink()
+
+
+def test_sound_data(hlfd, sound: Path):
+    ended = hlfd("check", sound, "--deep", "--strict", "--workers", 1)
+    assert ended.code == 0
+    assert "source kits, 3 cases, 3 with labels; headers and voxels" in " ".join(ended.out.split())
+    assert "nothing found" in ended.out
+
+
+def test_errors_and_with_strict_warnings_give_exit_code_1(hlfd, sound: Path):
+    spoil(sound)
+    (sound / "case_00000" / "segmentation.nii.gz").unlink()  # a case without labels is a note
+    assert hlfd("check", sound, "--deep", "--workers", 1).code == 0
+    ended = hlfd("check", sound, "--deep", "--strict", "--workers", 1)
+    assert (ended.code, "1 warning, 2 notes" in ended.out) == (1, True)
+    (sound / "case_00001" / "imaging.nii.gz").unlink()
+    ended = hlfd("check", sound, "--workers", 1)
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        ([".", "--source", "kit"], "there is no source 'kit' (did you mean 'kits'?"),
+        ([".", "--source", "kits"], "expected folders with imaging.nii.gz"),
+        (["data", "tsak=organ", "--source", "kits"], "source 'kits' has no option 'tsak' (did you mean 'task'?"),
+        (["data", "organ"], "'organ': expected key=value"),
+        (["data", "--source", "kits", "--against", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_wrong_arguments_give_exit_code_2(hlfd, sound: Path, monkeypatch, arguments, message):
+    monkeypatch.chdir(sound.parent)
+    (sound.parent / "empty").mkdir()
+    ended = hlfd("check", *arguments)
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_worst_first_in_table_and_json(hlfd, sound: Path, tmp_path: Path):
+    spoil(sound)
+    ended = hlfd("check", sound, "--deep", "--json", tmp_path / "out" / "found.json", "--workers", 1)
+    assert ended.code == 1
+    rows = [ended.out.index(code) for code in ("unreadable", "empty-label", "no-label")]
+    assert rows == sorted(rows)
+    assert "1 error, 1 warning, 1 note" in ended.out
+    document = json.loads((tmp_path / "out" / "found.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+    assert document["version"] == 1
+    assert document["counts"] == {"error": 1, "warning": 1, "note": 1}
+    assert [finding["severity"] for finding in document["findings"]] == ["error", "warning", "note"]
+    error = document["findings"][0]
+    assert (error["code"], error["case"]) == ("unreadable", "case_00000")
+    assert error["text"].startswith("case_00000/segmentation.nii.gz: expected a whole NIfTI file")
+    case = document["cases"][1]
+    assert case["spacing_mm"] == [5, 5, 5]
+    assert (case["shape"], case["axes"], case["stored_as"]) == ([30, 44, 52], "SPL", "int16")
+    assert case["label_voxels"] == {"0": 30 * 44 * 52}
+    voxels = np.asanyarray(nib.load(sound / "case_00001" / "imaging.nii.gz").dataobj)
+    assert (case["hu"]["minimum"], case["hu"]["maximum"]) == (voxels.min(), voxels.max())
+    assert case["hu"]["percentiles"]["50"] == pytest.approx(np.percentile(voxels, 50), abs=1)
+    assert case["hu"]["percentiles"]["0.5"] == pytest.approx(np.percentile(voxels, 0.5), abs=1)
+
+
+def test_several_processes_find_the_same(sound: Path):
+    spoil(sound)
+    alone, together = (check_root(sound, "kits", deep=True, workers=workers).document() for workers in (1, 2))
+    assert together == alone
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_fits(sound: Path, width: int):
+    spoil(sound)
+    for case in range(3):
+        nib.save(nib.load(sound / "case_00001" / "imaging.nii.gz"), sound / f"case_0000{case}" / f"{'long' * 9}.nii")
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(report_table(check_root(sound, "kits", deep=True, workers=1)))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert "3 NIfTI files belong to no case" in text
+    assert "kept: a case without any organ" in text
+
+
+def test_a_case_too_large_for_the_memory_is_a_finding(sound: Path, monkeypatch: pytest.MonkeyPatch):
+    from hlfd.io import nifti
+
+    read = nifti.read_stored
+
+    def small(path: Path, *more):
+        if path.parent.name == "case_00001":
+            raise MemoryError
+        return read(path, *more)
+
+    monkeypatch.setattr(nifti, "read_stored", small)
+    (found,) = check_root(sound, "kits", deep=True, workers=1).findings
+    assert (found.code, found.text) == ("unreadable", "case_00001/imaging.nii.gz: not enough memory for its voxels")
+
+
+def test_a_mistake_of_ours_is_not_a_finding(sound: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hlfd.doctor.facts.describe_image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        check_root(sound, "kits", deep=True, workers=1)
+
+
+def test_a_folder_of_no_known_layout(tmp_path: Path):
+    with pytest.raises(InputError, match="expected"):
+        check_root(tmp_path)
