@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from hlfd.doctor import SCHEMA, check_root
+from hlfd.doctor.checks import CHECKS
 from hlfd.doctor.table import report_table
 from hlfd.errors import InputError
 
@@ -46,7 +47,7 @@ def test_errors_and_with_strict_warnings_give_exit_code_1(hlfd, sound: Path):
     [
         (["nowhere"], "nowhere: no such folder"),
         ([".", "--source", "kit"], "there is no source 'kit' (did you mean 'kits'?"),
-        ([".", "--source", "kits"], "expected folders with imaging.nii.gz"),
+        (["empty", "--source", "kits"], "expected folders with imaging.nii.gz"),
         (["data", "tsak=organ", "--source", "kits"], "source 'kits' has no option 'tsak' (did you mean 'task'?"),
         (["data", "organ"], "'organ': expected key=value"),
         (["data", "--source", "kits", "--against", "nowhere"], "nowhere: no such folder"),
@@ -113,7 +114,7 @@ def test_a_case_too_large_for_the_memory_is_a_finding(sound: Path, monkeypatch: 
     read = nifti.read_stored
 
     def small(path: Path, *more):
-        if path.parent.name == "case_00001":
+        if path.parent.name == "case_00001" and path.name == "imaging.nii.gz":
             raise MemoryError
         return read(path, *more)
 
@@ -126,6 +127,22 @@ def test_a_mistake_of_ours_is_not_a_finding(sound: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("hlfd.doctor.facts.describe_image", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         check_root(sound, "kits", deep=True, workers=1)
+
+
+DOC = Path(__file__).parents[2] / "docs" / "check.md"
+
+
+def test_the_guide_lists_every_check():
+    rows = [f"| `{c.code}` | {c.severity} | {c.about} | {told(c.by_default, c.option, c.special)} |" for c in CHECKS]
+    guide = DOC.read_text()
+    for row in rows:
+        assert row in guide
+    assert guide.count("| error |") + guide.count("| warning |") + guide.count("| note |") == len(rows)
+
+
+def told(by_default: str, option: str, special: dict) -> str:
+    plain = f"{by_default}; {option}" if option else by_default
+    return "; ".join([plain, *(f"source {name}: {told(*remedy, {})}" for name, remedy in special.items())])
 
 
 def test_a_folder_of_no_known_layout(tmp_path: Path):

@@ -19,6 +19,7 @@ from hlfd.doctor.report import Report, judge
 from hlfd.errors import InputError, collecting
 from hlfd.labels import Labels
 from hlfd.progress import progress
+from hlfd.sources import open_source, recognise
 
 MakeSource = Callable[[], DataSource]
 
@@ -40,7 +41,7 @@ def check_root(
     Args:
         root: its folder.
         source: the plug-in that reads it; None: as its files look.
-        options: of the plug-in.
+        options: of the plug-in, and ``patient_of``, as in a recipe's ``source``.
         deep: read the voxels too, one case a worker at a time.
         against: another data set, to find patients that are in both; reads the voxels of both.
         workers: processes; None: one a core.
@@ -48,27 +49,27 @@ def check_root(
     Raises:
         InputError: no such folder or source, an option that the source doesn't have, no case at all.
     """
-    deep = deep or against is not None
-    data = _read(root, source, options or {}, deep=deep, workers=workers or os.cpu_count() or 1)
-    if against is not None:
-        data = replace(data, other=_read(against, None, {}, deep=True, workers=workers or os.cpu_count() or 1))
+    workers = workers or os.cpu_count() or 1
+    other = None if against is None else recognise(against)  # what can't be done is said before the work
+    data = _read(root, source or recognise(root), options or {}, deep=deep or against is not None, workers=workers)
+    if against is not None and other is not None:
+        data = replace(data, other=_read(against, other, {}, deep=True, workers=workers))
     return judge(data)
 
 
-def _read(root: Path, name: str | None, options: Mapping[str, Any], *, deep: bool, workers: int) -> DataSet:
-    name = name or _recognise(root)
+def _read(root: Path, name: str, options: Mapping[str, Any], *, deep: bool, workers: int) -> DataSet:
     known = plugins.defaults("sources", name, ("root",))
     options = {k: v for k, v in _ALL_CASES.get(name, {}).items() if k in known} | dict(options)
     make_source = partial(_build, root, name, options)
     with collecting() as complaints:
         try:
-            source: DataSource = plugins.load("sources", name, root, **options)
+            source = _open(root, name, options)
         except InputError:
             if not complaints:
                 raise
             return DataSet(root, name, Labels({0: 0}, {}, ()), (), deep, tuple(complaints))
     facts: dict[str, CaseFacts] = {}
-    with progress(f"checking {root.name}", len(source.cases)) as advance:
+    with progress(f"checking {root.resolve().name}", len(source.cases)) as advance:
         for found in _examined(source, make_source, deep, min(workers, len(source.cases))):
             facts[found.case.id] = found
             advance()
@@ -85,19 +86,12 @@ def _read(root: Path, name: str | None, options: Mapping[str, Any], *, deep: boo
 
 def _build(root: Path, name: str, options: Mapping[str, Any]) -> DataSource:
     with collecting():
-        return plugins.load("sources", name, root, **options)
+        return _open(root, name, options)
 
 
-def _recognise(root: Path) -> str:
-    for name in ("kits", "lits", "slices"):
-        with collecting() as complaints:
-            try:
-                plugins.load("sources", name, root)
-            except InputError:
-                if not complaints:
-                    continue
-        return name
-    raise InputError(f"{root}: expected a data set that a source reads; name it with --source")
+def _open(root: Path, name: str, options: Mapping[str, Any]) -> DataSource:
+    own = dict(options)
+    return open_source(name, root, own, own.pop("patient_of", None))
 
 
 def _unused(root: Path, cases: Sequence[Case], complaints: list[str]) -> tuple[Path, ...]:

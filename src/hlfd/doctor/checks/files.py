@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hlfd.doctor.facts import CaseFacts
 from hlfd.doctor.registry import WHOLE, DataSet, Found, check, check_case
 
-REFUSED = "refused: prepare names the case, and the data set is not complete without it"
+REFUSED = "refused: prepare does the others, names it and stops"
 
 
 @check("unpaired", "error", "refused: every command that reads the folder names it", "complete it or move it away")
@@ -24,7 +24,7 @@ def unreadable(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 @check(
     "no-label",
     "note",
-    "left out of prepare, but for recipes with an unlabelled_share",
+    "left out, unless a recipe distils on scans without labels",
     "student_training.unlabelled_share",
 )
 def no_label(data: DataSet) -> Found:

@@ -13,6 +13,7 @@ from hlfd.errors import InputError
 from hlfd.io import nifti
 from hlfd.volume import Volume
 
+RIGHT_ANGLE = 2e-3  # cosine up to which an angle is one
 Headers = Iterator[tuple[str, nifti.Header]]
 
 
@@ -34,6 +35,12 @@ def _spacing(header: nifti.Header) -> np.ndarray:
 def _invertible(header: nifti.Header) -> bool:
     linear = header.affine[:3, :3]
     return len(header.shape) >= 3 and bool(np.isfinite(header.affine).all()) and abs(np.linalg.det(linear)) > 1e-9
+
+
+def _largest_cosine(header: nifti.Header) -> float:
+    """Of the angles between array axes: 0 for right angles."""
+    unit = header.affine[:3, :3] / _spacing(header)
+    return float(np.abs(unit.T @ unit - np.eye(3)).max())
 
 
 def _mm(values: np.ndarray | tuple[float, ...]) -> str:
@@ -139,9 +146,8 @@ def sheared_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Axes that aren't perpendicular, as after a gantry tilt."""
     for what, header in _headers(facts):
         if _invertible(header):
-            unit = header.affine[:3, :3] / _spacing(header)
-            cosine = np.abs(unit.T @ unit - np.eye(3)).max()
-            if cosine > 2e-3:
+            cosine = _largest_cosine(header)
+            if cosine > RIGHT_ANGLE:
                 yield f"{what}: axes are {90 - np.degrees(np.arcsin(min(cosine, 1))):.1f} degrees apart, expected 90"
 
 
@@ -149,7 +155,7 @@ def sheared_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def oblique_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Axes that aren't the patient's: by more than 3 degrees."""
     header = facts.image
-    if header is not None and _invertible(header):
+    if header is not None and _invertible(header) and _largest_cosine(header) <= RIGHT_ANGLE:
         degrees = float(np.degrees(obliquity(header.affine)).max())
         if degrees > 3:
             yield f"axes are turned {degrees:.0f} degrees from the patient's"

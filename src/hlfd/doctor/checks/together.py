@@ -8,7 +8,8 @@ from pathlib import Path
 from hlfd.doctor.facts import CaseFacts
 from hlfd.doctor.registry import WHOLE, DataSet, Found, check
 
-APART = "patients are split by their names, so copies can come into training and test"
+APART = "a split with the same scan, labels included, in two parts is refused; else both are kept"
+NAMES = "patients are split by their names, so one can come into training and test"
 JOIN = "source.patient_of puts cases under one patient; split.file"
 
 
@@ -28,7 +29,7 @@ def duplicate_case(data: DataSet) -> Found:
             yield second, f"the same image as {first}, of the same patient"
 
 
-@check("same-patient", "warning", APART, JOIN)
+@check("same-patient", "warning", NAMES, JOIN)
 def same_patient(data: DataSet) -> Found:
     """Two images that share half of their slices, or more, under two patients."""
     copies = set(_copies(data))

@@ -53,7 +53,7 @@ def not_hu(facts: CaseFacts, _: DataSet) -> Iterator[str]:
         yield f"{found}, {100 * values.share(-200, 250):.1f} % of them from -200 to 250: no soft tissue"
 
 
-@check_case("grey-values", "note", AS_HU, "source.window_hu or preprocess.window_hu")
+@check_case("grey-values", "note", AS_HU, "preprocess.window_hu")
 def grey_values(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Values from 0 to 255."""
     if facts.values and _grey(facts.values):
@@ -88,7 +88,7 @@ def _sunken(values: ImageValues) -> bool:
     return few and values.share(-1224, -850) > 0.05 and values.share(-3072, -1800) > 0.05
 
 
-@check_case("unknown-labels", "error", REFUSED, "source.labels", kits=(REFUSED, "source.labels, source.ignore=[...]"))
+@check_case("unknown-labels", "error", REFUSED, "source.labels; kits: source.ignore too")
 def unknown_labels(facts: CaseFacts, data: DataSet) -> Iterator[str]:
     """Label values that the source doesn't declare."""
     if facts.counts is None or not facts.counts.whole or facts.label is None:
