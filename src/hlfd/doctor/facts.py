@@ -1,5 +1,6 @@
 """What is known of a case: its headers, read once, and with ``deep`` its voxels, read once too."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,22 +54,60 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
     image, label = (_header(files, problems) for files in (case.image, case.label or ()))
     if not deep or problems or not all(_readable(header, source.name) for header in (image, label)):
         return CaseFacts(case, image, label, tuple(problems))
-    values = counts = anatomy = None
-    voxels = None
+    values = counts = thin = anatomy = None
     try:
         voxels = _image(source, case, image)
         values = describe_image(voxels.stored, voxels.affine, voxels.slope, voxels.inter)
+        thin = _Thin.of(voxels)
+        del voxels  # before the label map comes
     except (InputError, MemoryError) as error:
         problems.append(_line(error, case.image[0]))
     try:
-        labels, declared = (None, source.labels) if case.label is None else _label(source, case, label)
-        if labels is not None:
+        classes, declared = None, source.labels
+        if case.label is not None:
+            labels, declared = _label(source, case, label)
             counts = count_labels(labels.stored, labels.slope, labels.inter)
-        if voxels is not None and (labels is None or labels.stored.shape == voxels.stored.shape):
-            anatomy = _anatomy(voxels, labels, declared)
+            classes = thin and thin.classes(labels, declared)
+        if thin is not None:
+            anatomy = examine_anatomy(thin.hu, thin.affine, classes, declared)
     except (InputError, MemoryError) as error:
         problems.append(_line(error, (case.label or case.image)[0]))
     return CaseFacts(case, image, label, tuple(problems), values, counts, anatomy)
+
+
+@dataclass(frozen=True, eq=False)
+class _Thin:
+    """Every voxel that is about 4 mm from the next."""
+
+    hu: np.ndarray
+    affine: np.ndarray
+    shape: tuple[int, ...]  # of the whole
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, voxels: Voxels) -> "_Thin | None":
+        """None for an affine that places nothing."""
+        affine = voxels.affine
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            return None
+        spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        steps = np.clip(np.rint(4 / spacing_mm), 1, np.array(voxels.stored.shape) // 16 + 1).astype(int)
+        hu = _every(voxels.stored, steps).astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)
+        return cls(np.nan_to_num(hu), affine @ np.diag([*steps, 1.0]), voxels.stored.shape, tuple(steps.tolist()))
+
+    def classes(self, labels: Voxels, declared: Labels) -> np.ndarray | None:
+        """Class indices of the same voxels, None where the label map has another shape."""
+        if labels.stored.shape != self.shape:
+            return None
+        raw = np.rint(_every(labels.stored, self.steps) * np.float64(labels.slope) + labels.inter)
+        found = np.zeros(raw.shape, np.uint8)
+        for value, index in declared.raw.items():
+            found[raw == value] = index
+        return found
+
+
+def _every(stored: np.ndarray, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+    return stored[tuple(slice(None, None, int(step)) for step in steps)]
 
 
 def _header(files: tuple[Path, ...], problems: list[str]) -> nifti.Header | None:
@@ -113,20 +152,3 @@ def _label(source: DataSource, case: Case, header: nifti.Header | None) -> tuple
     assert case.label is not None
     stored, _ = nifti.read_stored(case.label[0])
     return Voxels(stored, header.affine, header.slope, header.inter), source.labels
-
-
-def _anatomy(voxels: Voxels, labels: Voxels | None, declared: Labels) -> Anatomy | None:
-    """On every voxel that is about 4 mm from the next."""
-    if not np.isfinite(voxels.affine).all() or abs(np.linalg.det(voxels.affine[:3, :3])) < 1e-9:
-        return None
-    spacing_mm = np.linalg.norm(voxels.affine[:3, :3], axis=0)
-    steps = np.clip(np.rint(4 / spacing_mm), 1, np.array(voxels.stored.shape) // 16 + 1).astype(int)
-    thin = tuple(slice(None, None, int(step)) for step in steps)
-    hu = voxels.stored[thin].astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)
-    classes = None
-    if labels is not None:
-        raw = np.rint(labels.stored[thin] * np.float64(labels.slope) + labels.inter)
-        classes = np.zeros(raw.shape, np.uint8)
-        for value, index in declared.raw.items():
-            classes[raw == value] = index
-    return examine_anatomy(np.nan_to_num(hu), voxels.affine @ np.diag([*steps, 1.0]), classes, declared)
