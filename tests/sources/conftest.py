@@ -43,7 +43,7 @@ def kits21(root: Path, cases: Cases) -> Path:
 def kits23(root: Path, cases: Cases) -> Path:
     kits(root / "dataset", cases)
     for name in cases:
-        (root / "dataset" / name / "instances").mkdir()
+        (root / "dataset" / name / "instances").mkdir(exist_ok=True)
     return root
 
 

@@ -70,7 +70,7 @@ def build(
     if unknown:
         what = "are left out (source.unknown_spacing=keep)" if unknown_spacing == "leave_out" else "count as 1 mm"
         notes = (
-            f"{len(unknown)} volumes of 28 to 47 have an identity as affine: their spacing is unknown, they {what}",
+            f"{len(unknown)} of volumes 28 to 47 have an identity as affine: their spacing is unknown, they {what}",
         )
     if unknown_spacing == "leave_out":
         cases = [case for case in cases if case.id not in unknown]
