@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -156,3 +157,23 @@ def test_importance_is_brightest_where_it_is_highest():
     row, column = np.unravel_index(int(got.argmax()), got.shape)
     assert row < got.shape[0] / 4
     assert column > 3 * got.shape[1] / 4
+
+
+@pytest.mark.parametrize(
+    ("dearer", "names"), [(1.1, "short"), (2.2, "short"), (2.2, "a model of a long name"), (9, "x")]
+)
+def test_names_of_models_beside_each_other_do_not_overlap(dearer: float, names: str):
+    points = [
+        figures.Point(f"{names} {i}", i, cost, 0.5, 0.4, 0.6) for i, cost in enumerate((1e5, 1e5 * 1.001, 1e5 * dearer))
+    ]
+    svg = figures.scatter(points, "t")
+    found = re.findall(r'text-anchor: (start|end)[^>]*? x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)<', svg)
+    spans = []
+    for anchor, x, y, text in found:
+        if text.startswith(names):
+            left = float(x) if anchor == "start" else float(x) - 8 * len(text)
+            spans.append((left, left + 8 * len(text), float(y)))
+    assert len(spans) == 3
+    for i, (left, right, y) in enumerate(spans):
+        for other_left, other_right, other_y in spans[:i]:
+            assert right <= other_left or other_right <= left or abs(y - other_y) >= 14

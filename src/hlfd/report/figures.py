@@ -120,6 +120,10 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
             }
             axes.plot(xs, ys, transform=IdentityTransform(), **look)
         names: list[_Name] = []
+        # Towards the middle, if the names of both sides have room there; else outwards, if they have room there.
+        widest, xs = 8 * max(len(p.name) for p in points) + 11, [x for x, _ in places]
+        inwards = max(xs) - min(xs) > 2 * widest
+        outwards = not inwards and min(min(xs) - axes.bbox.x0, axes.bbox.x1 - max(xs)) > widest
         for point, dx, (x, y) in zip(points, shifts, places, strict=True):
             place = axes.transData + ScaledTranslation(dx / 72, 0, figure.dpi_scale_trans)
             colour = _MODEL[point.slot]
@@ -128,12 +132,12 @@ def scatter(points: Sequence[Point], title: str) -> Markup:
                 axes.plot([point.cost] * 2, ends, color=colour, lw=2, alpha=0.5, transform=place)
             look = {"ms": 9, "mec": _SURFACE, "mew": 1.2, "marker": _MARKERS[point.slot]}
             axes.plot([point.cost], [point.quality], color=colour, transform=place, **look)
-            right = point.cost <= centre
+            right = (point.cost <= centre) != outwards
             # Beside its point, and beside the neighbours that stand in the way.
             near = [px for px, py in places if abs(px - x) < 60 and abs(py - y) < 12]
             names.append(_Name(point.name, point.slot, max(near) + 11 if right else min(near) - 11, y, right))
         if crowd <= 3:  # more names than that in one place would hide each other: the legend tells
-            _write(axes, names, backed=True)
+            _write(axes, names, backed=True, apart=inwards or outwards)
         return _svg(figure, title)
 
 
@@ -234,10 +238,12 @@ class _Name:
     right: bool
 
 
-def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15, *, backed: bool = False) -> None:
-    """Write names beside their places, moved up or down until none lies on another."""
-    for side in (True, False):
-        column = sorted((n for n in names if n.right == side), key=lambda n: n.y)
+def _write(
+    axes: Axes, names: Sequence[_Name], line_px: float = 15, *, backed: bool = False, apart: bool = True
+) -> None:
+    """Write names beside their places, moved up or down until none lies on another; those of both sides ``apart``."""
+    for sides in ((True,), (False,)) if apart else ((True, False),):
+        column = sorted((n for n in names if n.right in sides), key=lambda n: n.y)
         if not column:
             continue
         up, down = [column[0].y], [column[-1].y]
@@ -249,11 +255,12 @@ def _write(axes: Axes, names: Sequence[_Name], line_px: float = 15, *, backed: b
         heights = [(a + b) / 2 for a, b in zip(up, down[::-1], strict=True)]
         box = axes.bbox
         shift = min(0.0, box.y1 - heights[-1]) or max(0.0, box.y0 + line_px / 2 - heights[0])
-        look: dict[str, Any] = {"ha": "left" if side else "right", "va": "center", "transform": IdentityTransform()}
+        look: dict[str, Any] = {"va": "center", "transform": IdentityTransform()}
         if backed:  # lines pass behind
             look["bbox"] = {"facecolor": _SURFACE, "edgecolor": "none", "pad": 0.5}
         for name, height in zip(column, heights, strict=True):
-            axes.text(name.x, height + shift, name.text, color=_MODEL[name.slot], **look)
+            side = "left" if name.right else "right"
+            axes.text(name.x, height + shift, name.text, color=_MODEL[name.slot], ha=side, **look)
 
 
 def _tick(value: float, _position: int | None = None) -> str:

@@ -110,7 +110,7 @@ def summary_table(models: Sequence[Model]) -> Table:
         ("multiply_adds", "Multiply-adds", "per slice", "fewer", "more"),
         ("ms_per_slice", "Time", "ms per slice", "faster", "slower"),
         ("file_mib", "File", "MiB", "smaller", "larger"),
-        ("peak_mib", "Memory", "peak, MiB", "less", "more"),
+        ("peak_mib", "Memory", "MiB, peak", "less", "more"),
     ):
         headers.append((title, hint))
         columns.append(_cost_column(models, key, less, more))

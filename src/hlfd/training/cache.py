@@ -88,8 +88,8 @@ class KnowledgeCache:
         )
         if needed > SPARE * free:
             raise InputError(
-                f"{self.rows.path}: the teacher cache would need about {needed / 2**30:.1f} GiB, "
-                f"{free / 2**30:.1f} GiB are free: make room, or set student_training.cache: never"
+                f"{self.rows.path}: the teacher cache would need about {needed / 2**20:,.0f} MiB, "
+                f"{free / 2**20:,.0f} MiB are free: make room, or set student_training.cache: never"
             )
 
     def bytes_per_address(self, keys: Sequence[str]) -> float:
