@@ -92,7 +92,7 @@ def test_a_mistake_in_a_terminal_is_one_line(recipe: Path):
 
 def test_list(hlfd):
     everything = hlfd("list").out
-    for kind in ("methods", "networks", "sources", "teachers"):
+    for kind in ("methods", "networks", "sources", "teachers", "exporters"):
         assert kind in everything
         for name in plugins.names(kind):
             assert f"  {name} " in everything

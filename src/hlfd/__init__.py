@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hlfd.distill.terms import Term
     from hlfd.errors import InputError
     from hlfd.inference import predict
+    from hlfd.loading import load
     from hlfd.recipe import Recipe
     from hlfd.segmenter import Segmenter
     from hlfd.study.compare import compare
@@ -31,6 +32,7 @@ _HOME = {
     "Term": "hlfd.distill.terms",
     "Volume": "hlfd.volume",
     "compare": "hlfd.study.compare",
+    "load": "hlfd.loading",
     "predict": "hlfd.inference",
     "tapped": "hlfd.distill.discovery",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "Term",
     "Volume",
     "compare",
+    "load",
     "predict",
     "tapped",
 ]

@@ -39,14 +39,14 @@ def predict(model: Segmenter, image: Volume, *, batch_size: int = 4, advance: Ad
     prepared = model.preprocess.image(image).voxels
     plane = (prepared.shape[1], prepared.shape[2])
     prepared = model.preprocess.to_crop(prepared, -1.0)
-    multiple = max(tap.stride for tap in model.network.info().values())
+    rows_multiple, columns_multiple = model.multiple
     network = model.network.network
-    device = next(network.parameters()).device
+    device = model.device
     labels = np.empty(upright.shape, dtype=np.uint8)
     for start in range(0, len(prepared), batch_size):
         slices = torch.from_numpy(prepared[start : start + batch_size])[:, None].to(device)
         rows, columns = slices.shape[2:]
-        padding = (0, -columns % multiple, 0, -rows % multiple)
+        padding = (0, -columns % columns_multiple, 0, -rows % rows_multiple)
         padded = F.pad(slices, padding, value=-1.0).contiguous(memory_format=torch.channels_last)
         scores = network(padded)[..., :rows, :columns].float().softmax(1)
         whole = model.preprocess.from_crop(scores, plane)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from hlfd.errors import InputError, nearest
 
-Kind = Literal["methods", "networks", "sources", "teachers"]
+Kind = Literal["methods", "networks", "sources", "teachers", "exporters"]
 
 COMMON: dict[Kind, dict[str, inspect.Parameter]] = {
     "networks": {

@@ -6,8 +6,9 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import safetensors
 import safetensors.torch
@@ -21,6 +22,9 @@ from hlfd.io.files import write_atomic, write_json
 from hlfd.labels import Labels
 
 VERSION = 1
+
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+"""Names of files that are usually pickles."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +63,45 @@ class Segmenter:
         """Class indices and their names, for a NIfTI header: ``hlfd 1=kidney 2=tumor``."""
         return "hlfd " + " ".join(f"{i}={name}" for i, name in enumerate(self.labels.names, 1))
 
+    @cached_property
+    def multiple(self) -> tuple[int, ...]:
+        """What each spatial axis of the network's input must be a multiple of."""
+        return self.network.multiple()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs; one in an exported file takes its input from the CPU."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    def described(self) -> dict[str, Any]:
+        """All but the weights and the patients' keys, as JSON: what `Description.of` reads."""
+        return {
+            "version": VERSION,
+            "network": {"name": self.network_name, **self.network_options},
+            "in_channels": self.network.in_channels,
+            "dims": self.network.dims,
+            "preprocess": self.preprocess.model_dump(mode="json"),
+            "labels": {
+                "names": list(self.labels.names),
+                "regions": {k: list(v) for k, v in self.labels.regions.items()},
+                "raw": {str(k): v for k, v in self.labels.raw.items()},
+            },
+            "facts": dict(self.facts),
+            "versions": versions(),
+            "notice": "Research use only. Not a medical device.",
+        }
+
     def save(self, folder: Path) -> Path:
         """Write ``model.safetensors`` and, last, ``model.json``, each atomically."""
-        folder.mkdir(parents=True, exist_ok=True)
         weights = safetensors.torch.save({k: v.contiguous() for k, v in self.network.network.state_dict().items()})
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "model.safetensors", weights)
-        write_json(
-            folder / "model.json",
-            {
-                "version": VERSION,
-                "network": {"name": self.network_name, **self.network_options},
-                "in_channels": self.network.in_channels,
-                "dims": self.network.dims,
-                "preprocess": self.preprocess.model_dump(mode="json"),
-                "labels": {
-                    "names": list(self.labels.names),
-                    "regions": {k: list(v) for k, v in self.labels.regions.items()},
-                    "raw": {str(k): v for k, v in self.labels.raw.items()},
-                },
-                "weights_sha256": hashlib.sha256(weights).hexdigest(),
-                "learned_from": sorted(self.learned_from),
-                "facts": dict(self.facts),
-                "versions": versions(),
-                "notice": "Research use only. Not a medical device.",
-            },
-        )
+        keys = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "learned_from": sorted(self.learned_from)}
+        write_json(folder / "model.json", self.described() | keys)
         return folder
 
     @classmethod
-    def load(cls, folder: Path, *, allow: Iterable[str] = ()) -> "Segmenter":
+    def load(cls, folder: Path, *, allow: Iterable[str] = ()) -> Self:
         """Read a folder written by `save`.
 
         A folder holds no code, but may name some: a network that is a dotted path (``my_package.nets.Net``) is
@@ -100,37 +114,37 @@ class Segmenter:
 
         Raises:
             InputError: no model there, another version, weights that are damaged or of another network, a network that
-                may not be imported.
+                may not be imported, a pickle beside the model.
         """
         path, weights_path = folder / "model.json", folder / "model.safetensors"
         for needed in (path, weights_path):
             if not needed.is_file():
                 raise InputError(f"{needed}: no such file; expected a folder with model.json and model.safetensors")
+        for other in sorted(folder.iterdir()):
+            if other.suffix in PICKLES:
+                raise InputError(
+                    f"{other}: refused, a pickle can run code when it is read; expected model.json and "
+                    "model.safetensors alone in a model folder"
+                )
+        known = read_description(path)
+        described = Description.of(known, path)
         try:
-            known = json.loads(path.read_text())
-            if known.get("version") != VERSION:
-                raise InputError(f"{path}: expected a model of version {VERSION}, got version {known.get('version')}")
-            raw = known["labels"]
-            labels = Labels(
-                {int(k): v for k, v in raw["raw"].items()},
-                {k: tuple(v) for k, v in raw["regions"].items()},
-                tuple(raw["names"]),
-            )
-            options = dict(known["network"])
-            name = options.pop("name")
-            preprocess = Preprocess(**known["preprocess"])
-            in_channels, dims, sha256 = known["in_channels"], known["dims"], known["weights_sha256"]
-            learned_from, facts = frozenset[str](known["learned_from"]), dict(known["facts"])
-        except InputError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"{path}: not a model description, {' '.join(repr(error).split())}") from None
+            sha256, learned_from = known["weights_sha256"], frozenset[str](known["learned_from"])
+        except (KeyError, TypeError) as error:
+            raise _not_described(path, error) from None
         weights = weights_path.read_bytes()
         if hashlib.sha256(weights).hexdigest() != sha256:
             raise InputError(f"{weights_path}: damaged, or not the weights that model.json beside it describes")
+        name = described.network_name
         _require_allowed(name, allow, path)
         try:
-            network = build_network(name, options, labels.classes, in_channels=in_channels, dims=dims)
+            network = build_network(
+                name,
+                described.network_options,
+                described.labels.classes,
+                in_channels=described.in_channels,
+                dims=described.dims,
+            )
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         try:
@@ -138,7 +152,57 @@ class Segmenter:
         except (RuntimeError, safetensors.SafetensorError) as error:
             problem = " ".join(str(error).split())[:200]
             raise InputError(f"{weights_path}: does not fit network '{name}': {problem}") from None
-        return cls(network, name, options, preprocess, labels, learned_from, facts)
+        return cls.of(described, network, learned_from)
+
+    @classmethod
+    def of(cls, described: "Description", network: Tapped, learned_from: frozenset[str] = frozenset()) -> Self:
+        """A network as it is described."""
+        d = described
+        return cls(network, d.network_name, d.network_options, d.preprocess, d.labels, learned_from, d.facts)
+
+
+class Description(NamedTuple):
+    """What a description says, as `Segmenter.described` wrote it."""
+
+    network_name: str
+    network_options: dict[str, Any]
+    in_channels: int
+    dims: int
+    preprocess: Preprocess
+    labels: Labels
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any], path: Path) -> "Description":
+        """From what was read of ``path``. Raises `InputError` for a key that is missing or can't be."""
+        try:
+            raw, options = known["labels"], dict(known["network"])
+            labels = Labels(
+                {int(k): v for k, v in raw["raw"].items()},
+                {k: tuple(v) for k, v in raw["regions"].items()},
+                tuple(raw["names"]),
+            )
+            name, preprocess = options.pop("name"), Preprocess(**known["preprocess"])
+            return cls(name, options, known["in_channels"], known["dims"], preprocess, labels, dict(known["facts"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise _not_described(path, error) from None
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """A JSON file of `VERSION`. Raises `InputError` for another version, or anything else."""
+    try:
+        known = json.loads(path.read_text())
+        version = known.get("version")
+    except (AttributeError, ValueError) as error:
+        raise _not_described(path, error) from None
+    if version != VERSION:
+        newer = "; it was written by a newer hlfd" if isinstance(version, int) and version > VERSION else ""
+        raise InputError(f"{path}: expected a model of version {VERSION}, got version {version}{newer}")
+    return known
+
+
+def _not_described(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a model description, {' '.join(repr(error).split())}")
 
 
 def build_network(

@@ -6,7 +6,16 @@ from importlib import import_module
 
 from hlfd.cli._app import app
 
-for module in ("whole", "study", "data", "training", "evaluation", "use", "look"):  # in the order of ``hlfd --help``
+for module in (
+    "whole",
+    "study",
+    "data",
+    "training",
+    "evaluation",
+    "use",
+    "deploy",
+    "look",
+):  # in the order of ``hlfd --help``
     import_module(f"hlfd.cli.{module}")
 
 

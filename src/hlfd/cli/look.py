@@ -10,10 +10,12 @@ from hlfd.cli._app import app
 
 @app.command(name="list")
 def list_plugins(
-    kind: Annotated[str, typer.Argument(help="methods, networks, sources, teachers; default: all of them.")] = "all",
+    kind: Annotated[
+        str, typer.Argument(help="methods, networks, sources, teachers, exporters; default: all of them.")
+    ] = "all",
     name: Annotated[str | None, typer.Argument(help="Show the whole documentation of this one.")] = None,
 ) -> None:
-    """List the methods, networks, sources and kinds of teacher folders there are; with a name, its options."""
+    """List the methods, networks, sources, kinds of teacher folders, exporters; with a name, its options."""
     import inspect
     from typing import cast, get_args
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hlfd.cli._app import ModelFolder, app, model_folder
+from hlfd.cli._app import ModelFolder, app
 
 
 @app.command()
@@ -18,11 +18,11 @@ def predict(
     """Segment a CT volume: a NIfTI in, a NIfTI label map out on the same grid."""
     from hlfd.inference import predict as run
     from hlfd.io import nifti
+    from hlfd.loading import load
     from hlfd.progress import progress
-    from hlfd.segmenter import Segmenter
 
     nifti.require_writable_name(output)
-    segmenter = Segmenter.load(model_folder(model))
+    segmenter = load(model)
     volume = nifti.read_image(image)
     slices = volume.oriented("SPL").shape[0]
     with progress("segmenting", slices) as advance:
