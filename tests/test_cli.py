@@ -258,7 +258,7 @@ def test_teacher_student_and_data_of_different_classes(hlfd, recipe: Path, model
         (("train", "RECIPE", "--fold", "3", "--workers", "1"), ("fold 3: the recipe's split has 1",)),
         (("evaluate", "gone", "RECIPE"), ("gone/model.json: no such file",)),
         (("evaluate", "gone", "RECIPE", "--part", "tests"), ("--part: expected one of", "(did you mean 'test'?")),
-        (("predict", "gone", "a.nii", "b.nii"), ("gone/model.json: no such file",)),
+        (("predict", "gone", "a.nii", "b.nii"), ("gone: no such model folder or file",)),
         (("predict", "MODEL", "gone.nii", "b.nii"), ("gone.nii: no such file",)),
         (("report", "gone"), ("gone/results.json: no such file",)),
         (("compare", "gone.yaml"), ("gone.yaml: no such recipe",)),
