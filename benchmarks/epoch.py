@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from hlfd import Recipe
-from hlfd.data.samples import SliceDataset
+from hlfd.data.samples import Samples
 from hlfd.data.splits import Split
 from hlfd.machine import Machine
 from hlfd.sections import Method, Plugin, TeacherSection, TrainingSection
@@ -42,7 +42,7 @@ def split_of(workspace: Workspace, slices: int) -> Split:
     """Two patients to validate on, and as many to train on as have at least ``slices`` slices."""
     patients = sorted(workspace.patients)
     train: list[str] = []
-    while not train or len(SliceDataset(workspace.store, train)) < slices:
+    while not train or len(Samples(workspace.store, train)) < slices:
         train.append(patients[2 + len(train)])
     return Split(train=tuple(train), validation=tuple(patients[:2]), test=tuple(patients[-2:]))
 
@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     )
     workspace = Workspace(recipe)
     split = split_of(workspace, options.slices)
-    slices = len(SliceDataset(workspace.store, split.train))
+    slices = len(Samples(workspace.store, split.train))
 
     def job(name: str, network: str, method: str | None, kept: str, epochs: int = 1) -> Job:
         return Job(

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from hlfd import FrozenTeacher, Segmenter, Tapped
 from hlfd import recipe as recipes
-from hlfd.data.samples import SliceDataset
+from hlfd.data.samples import Samples
 from hlfd.distill.folding import fold_batch_norms
 from hlfd.study.steps import Workspace
 
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     model = Segmenter.load(options.model)
     workspace = Workspace(recipes.read(options.recipe, []))
-    slices = DataLoader(SliceDataset(workspace.store, workspace.split(0).validation), 8)
+    slices = DataLoader(Samples(workspace.store, workspace.split(0).validation), 8)
     asks = ways(model.network, options.compile)
     image = torch.randn(8, 1, options.size, options.size)
     times: dict[str, list[float]] = {name: [] for name in asks}

@@ -101,8 +101,8 @@ class Recipe(Section):
         return partial(open_source, source.name, source.root, source.options, patient_of=source.patient_of)
 
     def resolved_preprocess(self, source: DataSource) -> Preprocess:
-        """The preprocessing with the source's window filled in."""
-        values: dict[str, Any] = self.preprocess.model_dump()
+        """The preprocessing with the source's window filled in; without what a fingerprint would say."""
+        values: dict[str, Any] = self.preprocess.model_dump(exclude={"fingerprint"})
         values["window_hu"] = values["window_hu"] or source.window_hu
         return Preprocess(**values)
 

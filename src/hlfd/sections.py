@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from hlfd import plugins
-from hlfd.data.preprocess import InPlane, Window
+from hlfd.data.preprocess import GridOptions, Window
 from hlfd.errors import InputError, nearest
 from hlfd.plugins import Section
 from hlfd.sources import recognise
@@ -167,10 +167,16 @@ class SourcePlugin(Plugin):
         return value
 
 
-class PreprocessSection(InPlane):
-    """As `hlfd.data.preprocess.Preprocess`; without ``window_hu`` the source's own window is used."""
+class PreprocessSection(GridOptions):
+    """As `hlfd.data.preprocess.Preprocess`; without ``window_hu`` the source's own window is used.
+
+    Attributes:
+        fingerprint: take what is not set here (window, pixel size and, for patches of three axes, distance of slices)
+            from the training patients, as nnU-Net does; the plan is written down in ``plan.json``.
+    """
 
     window_hu: Window | None = None
+    fingerprint: bool = False
 
 
 class SplitSection(Section):
@@ -211,30 +217,52 @@ class SplitSection(Section):
         return self
 
 
+class AugmentSection(Section):
+    """How training samples are changed, at random. Validation samples never are.
+
+    Attributes:
+        turns: flips and quarter turns, the eight symmetries of a square, in plane (HLFD paper).
+        intensity: noise, blur, brightness, contrast, lower resolution and gamma (nnU-Net's): ``student``: the teacher
+            sees the sample as it is, and what it knows can be kept; ``both``: it sees what the student sees.
+        spatial: rotation and scaling in plane (nnU-Net's), of the labels too.
+
+    With ``intensity: both`` or ``spatial`` no image comes twice, so the teacher runs at every step: there is no cache.
+    """
+
+    turns: bool = True
+    intensity: Literal["off", "student", "both"] = "off"
+    spatial: bool = False
+
+    @property
+    def endless(self) -> str | None:
+        """What makes every image a new one to the teacher; None: nothing."""
+        return "spatial" if self.spatial else "intensity: both" if self.intensity == "both" else None
+
+
 class TrainingSection(Section):
     """How a network is trained. The defaults are the paper's, but for the number of epochs.
 
     Attributes:
         epochs: passes of ``samples_per_epoch``.
-        samples_per_epoch: slices an epoch; None: as many as there are.
-        batch_size: slices a batch, of each process.
+        samples_per_epoch: slices or patches an epoch; None: as many as there are.
+        batch_size: slices or patches a batch, of each process.
         accumulate: batches a step: the gradient is their mean.
         lr, lr_min: Adam's learning rate at the start and, after a cosine, at the end.
         warmup_steps: steps over which the learning rate rises to ``lr``.
         weight_decay: L2 penalty.
-        rare_share: share of the slices drawn from those that show the last class; None: as they come.
+        rare_share: share of the samples drawn from those that show the last class; None: as they come.
         unlabelled_share: share of each batch without labels: patients that have none, or whose labels the split keeps
             back. They take part in the distillation terms alone.
-        augment: flips and quarter turns.
+        augment: flips and quarter turns; false: nothing; or an `AugmentSection`.
         validate_every: epochs between two validations.
         head_steps: steps that fit the teacher's heads before the student trains (methods that have any).
         diagnose_every: steps between two readings of each term's gradient against that of the segmentation loss, at the
             student's taps; 0: none.
         balance: ``gradnorm``: terms are scaled so that their gradient at the taps they teach is their weight times
             that of the segmentation loss; read every ten steps.
-        cache: ``auto``: what the teacher knows of each slice, in each of its eight orientations, is computed once and
-            kept on disk, if the method's terms allow it; ``require``: it is an error if they don't; ``never``: the
-            teacher runs at every step.
+        cache: ``auto``: what the teacher knows of each sample, in each of its eight orientations, is computed once and
+            kept on disk, if the method's terms and ``augment`` allow it; ``require``: it is an error if they don't;
+            ``never``: the teacher runs at every step.
         precision: ``32``, ``bf16``, ``16`` or ``auto``: bf16 or 16 on a GPU; 32 on a CPU.
         teacher_precision: ``same`` as the student's, or ``bf16``.
         channels_last: memory format in which CPU and GPU convolve faster.
@@ -250,7 +278,7 @@ class TrainingSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     rare_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     unlabelled_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augment: bool = True
+    augment: bool | AugmentSection = True
     validate_every: PositiveInt = 1
     head_steps: PositiveInt = 100
     diagnose_every: Annotated[int, Field(ge=0)] = 50
@@ -259,6 +287,11 @@ class TrainingSection(Section):
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     teacher_precision: Literal["same", "bf16"] = "same"
     channels_last: bool = True
+
+    @property
+    def augmentation(self) -> AugmentSection:
+        """``augment`` in full."""
+        return self.augment if isinstance(self.augment, AugmentSection) else AugmentSection(turns=self.augment)
 
     @model_validator(mode="after")
     def _ends_with_a_validation(self) -> Self:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from hlfd import plugins
-from hlfd.data import prepare as module
+from hlfd.data import parallel as module
 from hlfd.data.prepare import case_named, prepare
 from hlfd.data.preprocess import Preprocess
 from hlfd.data.store import Store
@@ -50,7 +50,7 @@ def test_only_a_case_whose_files_changed_is_prepared_again(kits_root: Path, tmp_
     changed = {name for name, when in times(store.root).items() if when != before[name]}
     assert changed == finished_files("case_00001")
     source = plugins.load("sources", "kits", kits_root)
-    expected = PREPROCESS.image(source.read_image(source.cases[1])).voxels.astype(np.float16)
+    expected = PREPROCESS.prepared(source.read_image(source.cases[1])).voxels
     np.testing.assert_array_equal(store.slices("case_00001")[0][:], expected)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hlfd import plugins
 from hlfd.data.prepare import prepare
 from hlfd.data.preprocess import Preprocess
-from hlfd.data.samples import EpochSampler, SliceDataset
+from hlfd.data.samples import EpochSampler, Samples
 from hlfd.data.store import Store
 from hlfd.errors import InputError
 
@@ -28,15 +28,15 @@ def store(make_kits, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_items_are_the_slices_of_the_patients(store: Store):
     patients = ["case_00002", "case_00000"]
-    dataset = SliceDataset(store, patients)
+    dataset = Samples(store, patients)
     assert len(dataset) == 8
     seen = []
-    for position, (case, k) in enumerate(dataset.index):
+    for position, (case, (k, *_)) in enumerate(dataset.index):
         image, target, place = dataset[position]
         stored_image, stored_label = store.slices(case)
         assert image.shape == (1, 20, 24) and image.dtype == torch.float32
         assert target.shape == (20, 24) and target.dtype == torch.int64
-        np.testing.assert_array_equal(image[0].numpy(), stored_image[k].astype(np.float32))
+        np.testing.assert_array_equal(image[0].numpy(), stored_image[k])
         np.testing.assert_array_equal(target.numpy(), stored_label[k])
         assert place == position
         assert patients[dataset.patient_of()[position]] == store.cases[case].patient
@@ -47,11 +47,11 @@ def test_items_are_the_slices_of_the_patients(store: Store):
 
 def test_patients_without_slices(store: Store):
     with pytest.raises(InputError, match="none of the 1 patients has a slice in the store"):
-        SliceDataset(store, ["case_9"])
+        Samples(store, ["case_9"])
 
 
 def test_slices_without_labels(store: Store):
-    dataset = SliceDataset(store, ["case_00002"], ["case_00000"])
+    dataset = Samples(store, ["case_00002"], ["case_00000"])
     assert dataset.patients == ("case_00002", "case_00000")
     known = [case == "case_00002" for case, _ in dataset.index]
     assert dataset.labelled.tolist() == known
@@ -65,7 +65,7 @@ def test_slices_without_labels(store: Store):
 
 
 def test_addresses_name_the_voxels_and_whether_labels_are_used(store: Store):
-    both, one = SliceDataset(store, ["case_00000", "case_00001"]), SliceDataset(store, ["case_00001"], ["case_00000"])
+    both, one = Samples(store, ["case_00000", "case_00001"]), Samples(store, ["case_00001"], ["case_00000"])
     assert len(set(both.addresses())) == len(both)
     assert set(both.addresses()) & set(one.addresses()) == {a for a in one.addresses() if a.endswith("labelled")}
     assert not any("case" in address for address in both.addresses())
@@ -82,14 +82,14 @@ def test_cases_without_labels(make_kits, tmp_path: Path):
     case = store.cases["case_00001"]
     assert not case.labelled and case.counts.shape == (case.shape[0], 0)
     assert store.slices("case_00001")[1] is None
-    assert SliceDataset(store, ["case_00000", "case_00001"]).index == SliceDataset(store, ["case_00000"]).index
-    mixed = SliceDataset(store, ["case_00000"], ["case_00001"])
+    assert Samples(store, ["case_00000", "case_00001"]).index == Samples(store, ["case_00000"]).index
+    mixed = Samples(store, ["case_00000"], ["case_00001"])
     assert mixed.labelled.tolist() == [True] * 4 + [False] * 4
     image, target, _ = mixed[7]
-    np.testing.assert_array_equal(image[0].numpy(), store.slices("case_00001")[0][3].astype(np.float32))
+    np.testing.assert_array_equal(image[0].numpy(), store.slices("case_00001")[0][3])
     assert (target == -1).all()
     with pytest.raises(InputError, match="none of the 1 patients has a slice"):
-        SliceDataset(store, ["case_00001"], [])
+        Samples(store, ["case_00001"], [])
 
 
 LABELLED = np.array([True, True, True, True, False, False, True, False, True, True])
@@ -169,4 +169,4 @@ def test_slices_of_different_sizes_are_refused(tmp_path: Path, make_kits) -> Non
     window = Preprocess(window_hu=(-100.0, 200.0))
     store = prepare(partial(plugins.load, "sources", "kits", tmp_path / "a"), window, tmp_path / "store")
     with pytest.raises(InputError, match=r"slices differ in size \(20 x 24, 20 x 28\): set preprocess"):
-        SliceDataset(store, store.patients)
+        Samples(store, store.patients)

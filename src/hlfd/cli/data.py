@@ -1,4 +1,4 @@
-"""Data: check it, prepare it."""
+"""Data: check it, prepare it, look at it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +44,14 @@ def check(
 
 
 @app.command()
-def prepare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = None) -> None:
+def prepare(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every prepared file with its hash in the manifest.")
+    ] = False,
+) -> None:
     """Prepare a recipe's data: orient, resample, window, crop, split by patient. Cases already done are kept."""
     from hlfd import recipe as recipes
     from hlfd.data.splits import require_distinct
@@ -58,7 +65,33 @@ def prepare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = 
     console.print(f"{ready.store.root}: {len(ready.store.cases)} cases, {size:.1f} MiB", highlight=False)
     if lost:
         console.print(f"  {lost} labelled pixels lie outside the crop and are not trained on", highlight=False)
+    if ready.plan:
+        console.print(f"  planned: {ready.preprocess.model_dump(exclude_none=True)}", highlight=False)
     for fold, split in enumerate(splits):
         require_distinct(ready.store, split)
         sizes = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test patients"
         console.print(f"  fold {fold}: {sizes}", highlight=False)
+    if verify:
+        steps.verify(ready.store)
+        console.print("  every file is as the manifest says", highlight=False)
+
+
+@app.command()
+def preview(
+    data: Annotated[Path, typer.Argument(metavar="RECIPE|STORE", help="Recipe file (YAML), or a prepared store.")],
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("preview"),
+    cases: Annotated[int, typer.Option(min=1, help="How many cases, evenly spread.")] = 3,
+) -> None:
+    """Draw a few cases as they are and as a network is shown them, with their labels' outlines, as PNG."""
+    from hlfd import recipe as recipes
+    from hlfd.study import steps
+    from hlfd.study.preview import preview as draw
+    from hlfd.study.preview import preview_store
+
+    if (data / "store.json").is_file():
+        written = preview_store(data, output, cases=cases)
+    else:
+        written = draw(steps.Workspace(recipes.read(data, overrides or [])), output, cases=cases)
+    for path in written:
+        typer.echo(path)

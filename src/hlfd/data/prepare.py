@@ -1,42 +1,45 @@
 """Prepare a data set: every case through `Preprocess` into a `Store`, in parallel, resumable."""
 
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
-from threading import current_thread, main_thread
 from typing import Any
+
+import numpy as np
 
 from hlfd.cases import Case, DataSource
 from hlfd.data import store
+from hlfd.data.fingerprint import CaseFacts, case_facts
+from hlfd.data.parallel import MakeSource, over_cases
 from hlfd.data.preprocess import Preprocess
 from hlfd.errors import InputError, nearest
 from hlfd.io.files import write_json
-from hlfd.progress import progress
-
-MakeSource = Callable[[], DataSource]
 
 
 def prepare(
-    make_source: MakeSource, preprocess: Preprocess, root: Path, *, workers: int = 1, unlabelled: bool = False
+    make_source: MakeSource,
+    preprocess: Preprocess,
+    root: Path,
+    *,
+    workers: int = 1,
+    unlabelled: bool = False,
+    plan: Mapping[str, Any] | None = None,
 ) -> store.Store:
     """Write all cases of a source into the store at ``root``; cases already there are kept.
 
     Args:
         make_source: builds the source; it is called once here and once in each worker, so it must be picklable.
-        workers: processes, each holding one case in memory. More than one needs a main module that can be imported
+        workers: processes, each holding one volume in memory. More than one needs a main module that can be imported
             (``if __name__ == "__main__":``).
         unlabelled: also the cases without labels.
+        plan: from which the preprocessing was made, to be kept with the store.
 
     Raises:
         InputError: the store was prepared with other settings, or cases can't be used (all are named; the good ones
             are written first).
     """
     source = make_source()
-    settings = {
+    settings: dict[str, Any] = {
         "version": store.VERSION,
         "preprocess": preprocess.model_dump(mode="json"),
         "classes": source.labels.classes,
@@ -53,26 +56,24 @@ def prepare(
     if all(case.label is None for case in cases):
         raise InputError(f"source {source.name}: expected cases with labels, none of the {len(source.cases)} has any")
     (root / "cases").mkdir(parents=True, exist_ok=True)
-    write_json(root / "store.json", {**settings, "cases": [case.id for case in cases]})
+    settings |= {"cases": [case.id for case in cases], "plan": plan}
+    if before != settings:
+        write_json(root / "store.json", settings)
+    waiting = [case for case in cases if not store.finished(root, case.id, source_files(case))]
+    do = partial(_prepare_case, preprocess=preprocess, root=root)
+    over_cases("preparing", make_source, source, waiting, do, workers=workers)
+    prepared = store.Store(root)
+    if waiting or not (root / store.MANIFEST).exists():
+        write_json(root / store.MANIFEST, prepared.manifest())
+    return prepared
 
-    waiting = [case for case in cases if not store.finished(root, case.id, _source_files(case))]
-    problems: list[str] = []
-    with (
-        progress("preparing", len(waiting)) as advance,
-        _pool(min(workers, max(len(waiting), 1)), make_source, source) as submit,
-    ):
-        for future in submit(waiting, preprocess, root):
-            try:
-                future.result()
-            except InputError as error:
-                problems.append(str(error))
-            except BrokenProcessPool:
-                raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
-            advance()
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise InputError("; ".join(problems[:5]) + more)
-    return store.Store(root)
+
+def all_facts(
+    make_source: MakeSource, source: DataSource, patients: Collection[str], *, workers: int = 1
+) -> list[CaseFacts]:
+    """What a fingerprint needs of the labelled cases of these patients. Errors as `prepare`."""
+    cases = [case for case in source.cases if case.patient in patients and case.label is not None]
+    return over_cases("fingerprint", make_source, source, cases, case_facts, workers=workers)
 
 
 def case_named(source: DataSource, case_id: str) -> Case:
@@ -84,89 +85,20 @@ def case_named(source: DataSource, case_id: str) -> Case:
 
 
 def _prepare_case(source: DataSource, case: Case, preprocess: Preprocess, root: Path) -> None:
-    image = preprocess.image(source.read_image(case))
-    label = None
+    """One volume is in memory at a time, and a slab of what becomes of it."""
+    image = source.read_image(case)
+    geometry, grid = preprocess.geometry(image), image.like(np.broadcast_to(np.zeros((), np.uint8), image.shape))
+    packed, label = store.pack_image(image, preprocess, geometry), None
+    del image
     if case.label is not None:
-        label = preprocess.label(source.read_label(case))
-        image.require_same_grid(label, f"case {case.id}: image and label")
-    store.write_case(
-        root,
-        case,
-        image,
-        label,
-        preprocess=preprocess,
-        classes=source.labels.classes,
-        source=_source_files(case),
-    )
+        volume = source.read_label(case)
+        grid.require_same_grid(volume, f"case {case.id}: image and label")
+        label = store.pack_label(volume, geometry, source.labels.classes)
+        del volume
+    store.write_case(root, case, packed, label, geometry=geometry, source=source_files(case))
 
 
-def _source_files(case: Case) -> list[list[Any]]:
+def source_files(case: Case) -> list[list[Any]]:
     """Names, sizes and times of a case's files: when they change, the case is prepared again."""
     files = [*case.image, *(case.label or ())]
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-
-
-# Worker processes build the source once; a source holds functions, which don't pickle.
-_worker_source: DataSource | None = None
-
-
-def _start_worker(make_source: MakeSource) -> None:
-    global _worker_source  # noqa: PLW0603
-    import torch
-
-    torch.set_num_threads(1)
-    _worker_source = make_source()
-
-
-def _work(case: Case, preprocess: Preprocess, root: Path) -> None:
-    assert _worker_source is not None
-    _prepare_case(_worker_source, case, preprocess, root)
-
-
-Submit = Callable[[list[Case], Preprocess, Path], Iterator[Future[None]]]
-
-
-@contextmanager
-def _pool(workers: int, make_source: MakeSource, source: DataSource) -> Generator[Submit]:
-    if workers <= 1:
-
-        def one_by_one(cases: list[Case], preprocess: Preprocess, root: Path) -> Iterator[Future[None]]:
-            for case in cases:
-                future: Future[None] = Future()
-                try:
-                    future.set_result(_prepare_case(source, case, preprocess, root))
-                except InputError as error:
-                    future.set_exception(error)
-                yield future
-
-        yield one_by_one
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_source,))
-
-    def side_by_side(cases: list[Case], preprocess: Preprocess, root: Path) -> Iterator[Future[None]]:
-        with _no_interrupt():  # the workers start here
-            futures = {pool.submit(_work, case, preprocess, root) for case in cases}
-        while futures:
-            done, futures = wait(futures, return_when=FIRST_COMPLETED)
-            yield from done
-
-    try:
-        yield side_by_side
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _no_interrupt() -> Generator[None]:
-    """Ctrl-C is for the parent alone: processes that start meanwhile inherit that it is ignored, for good.
-
-    So a worker completes the case it is at, and nobody prints a traceback.
-    """
-    if current_thread() is not main_thread():  # a handler can be set in no other
-        yield
-        return
-    before = signal(SIGINT, SIG_IGN)
-    try:
-        yield
-    finally:
-        signal(SIGINT, before)

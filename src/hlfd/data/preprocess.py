@@ -1,44 +1,93 @@
 """From a CT volume to what a network sees, and back to the volume's own grid."""
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
+from hlfd.data.geometry import Geometry, Shape, body_box, resampled_affine, resize, shifted_affine
 from hlfd.errors import InputError
 from hlfd.plugins import Section
 from hlfd.volume import Volume
+
+__all__ = ["AXCODES", "GridOptions", "Pixels", "Preprocess", "Window", "resize"]
 
 AXCODES = "SPL"
 """Prepared volumes are stacks of axial slices in radiological view: slices to superior, rows to posterior, columns to
 the patient's left."""
 
 Pixels = Annotated[int, Field(ge=8)]
+Slices = Annotated[int, Field(ge=2)]
+Millimetres = Annotated[float, Field(gt=0)]
 
 
-class InPlane(Section):
-    """What is done in the plane of a slice.
+class GridOptions(Section):
+    """What is done to a volume's grid, and how a network is shown it.
 
     Attributes:
         spacing_mm: in-plane pixel size to resample to (the nearest that gives whole pixels), mm.
         size: rows and columns to resize a whole slice to, whatever its pixel size; not together with ``spacing_mm``.
-        crop: rows and columns of the central crop (or padding with the window's lower end) that a network sees. What
-            lies outside is predicted as background.
+        slice_mm: distance of slices to resample to (the nearest that gives whole slices), mm; None: as they are.
+        crop: rows and columns of the central crop (or padding with the window's lower end) that a network sees; or
+            ``foreground``: the box around the body, in all three axes. What lies outside is predicted as background.
+        neighbours: slices on either side that a 2D network is shown as further channels (2.5D); beyond the first and
+            the last slice, that one again.
+        patch: rows and columns (2D), or slices, rows and columns (3D), of the patches that a network is shown; None:
+            whole slices. A stack that is smaller is padded with the window's lower end.
     """
 
-    spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    spacing_mm: Millimetres | None = None
     size: tuple[Pixels, Pixels] | None = None
-    crop: tuple[Pixels, Pixels] | None = None
+    slice_mm: Millimetres | None = None
+    crop: tuple[Pixels, Pixels] | Literal["foreground"] | None = None
+    neighbours: Annotated[int, Field(ge=0, le=16)] = 0
+    patch: tuple[Pixels, Pixels] | tuple[Slices, Pixels, Pixels] | None = None
 
     @model_validator(mode="after")
-    def _one_way_to_resample(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.spacing_mm is not None and self.size is not None:
             raise InputError("preprocess: spacing_mm and size exclude each other")
+        if self.neighbours and self.dims == 3:
+            raise InputError("preprocess: neighbours and a patch of three axes exclude each other")
         return self
+
+    @property
+    def dims(self) -> int:
+        """Spatial axes of what a network is shown: 2 or 3."""
+        return 3 if self.patch is not None and len(self.patch) == 3 else 2
+
+    @property
+    def channels(self) -> int:
+        """Channels of what a network is shown."""
+        return 2 * self.neighbours + 1
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """Rows and columns of the part of a slice that a network is shown; None: whole slices, or the body's box."""
+        if self.patch is not None:
+            return self.patch[-2], self.patch[-1]
+        return None if self.crop == "foreground" else self.crop
+
+    @property
+    def plane(self) -> tuple[int, int] | None:
+        """Rows and columns of what a network is shown; None: that depends on the case."""
+        return self.part or (None if self.crop else self.size)
+
+    def shown(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of what a network is shown of a prepared stack of this shape: 2 or 3 numbers."""
+        window = self.window(shape)
+        return window if self.dims == 3 else window[1:]
+
+    def window(self, shape: Sequence[int]) -> Shape:
+        """Slices, rows and columns that a network is shown at once of a prepared stack of this shape.
+
+        One slice for a 2D network, whose further channels don't count.
+        """
+        if self.patch is None:
+            return 1, shape[1], shape[2]
+        return (1, *self.patch) if len(self.patch) == 2 else self.patch
 
 
 def _rising(window: tuple[float, float]) -> tuple[float, float]:
@@ -50,8 +99,11 @@ def _rising(window: tuple[float, float]) -> tuple[float, float]:
 Window = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
-class Preprocess(InPlane):
-    """Orient, resample in plane, window, crop. Every step but the window and the crop has an inverse.
+class Preprocess(GridOptions):
+    """Orient, resample, crop, window. Every step but the window and the crop has an inverse.
+
+    A case is worked on slab by slab: `geometry` once, then `image_slab` and `label_slab` for any of its prepared
+    slices, and `Geometry.scores` for the way back. `prepared` does all of it at once.
 
     Attributes:
         window_hu: the HU mapped to -1 and to 1; what lies outside is clipped.
@@ -59,53 +111,110 @@ class Preprocess(InPlane):
 
     window_hu: Window
 
-    def image(self, volume: Volume) -> Volume:
-        """HU on any grid -> float32 in [-1, 1], axes `AXCODES`, resampled in plane; not yet cropped."""
+    def geometry(self, volume: Volume) -> Geometry:
+        """How this volume is prepared; its voxels are looked at for a crop to the foreground alone."""
         upright = volume.oriented(AXCODES)
-        voxels = torch.from_numpy(np.ascontiguousarray(upright.voxels, dtype=np.float32))
+        shape = upright.shape
+        slice_mm = upright.spacing_mm[0]
+        slices = shape[0] if self.slice_mm is None else max(round(shape[0] * slice_mm / self.slice_mm), 1)
+        resampled = (slices, *self._plane(upright))
+        start, box = self._box(upright, resampled)
+        affine = shifted_affine(resampled_affine(upright.affine, shape, resampled), start)
+        return Geometry(shape, resampled, start, box, affine)
+
+    def image_slab(self, upright: np.ndarray, geometry: Geometry, prepared: slice) -> Tensor:
+        """Prepared slices of an image: float32 in [-1, 1], (slices, rows, columns).
+
+        Args:
+            upright: HU of the whole volume, ``volume.oriented(AXCODES).voxels``.
+            prepared: which slices; with both ends, within the prepared stack.
+        """
+        return self.scaled(geometry.image(upright, prepared, self.window_hu[0]))
+
+    def label_slab(self, upright: np.ndarray, geometry: Geometry, prepared: slice) -> np.ndarray:
+        """Prepared slices of class indices: uint8, (slices, rows, columns), nearest neighbour."""
+        return geometry.label(upright, prepared)
+
+    def scaled(self, hu: Tensor) -> Tensor:
+        """HU (float32) to [-1, 1]."""
         low, high = self.window_hu
-        resized = resize(voxels[:, None], self._plane(upright))[:, 0]
-        scaled = (resized.clamp(low, high) - low) * (2 / (high - low)) - 1
-        return Volume(scaled.numpy(), self._affine(upright))
+        return (hu.clamp(low, high) - low) * (2 / (high - low)) - 1
+
+    def prepared(self, volume: Volume, geometry: Geometry | None = None) -> Volume:
+        """The whole prepared stack of an image: float32 in [-1, 1]."""
+        found = geometry or self.geometry(volume)
+        upright = volume.oriented(AXCODES).voxels
+        return Volume(self.image_slab(upright, found, slice(0, found.shape[0])).numpy(), found.affine)
+
+    def prepared_label(self, volume: Volume, geometry: Geometry) -> Volume:
+        """The whole prepared stack of class indices (uint8), in the geometry of its image."""
+        upright = volume.oriented(AXCODES).voxels
+        return Volume(self.label_slab(upright, geometry, slice(0, geometry.shape[0])), geometry.affine)
+
+    def image(self, volume: Volume) -> Volume:
+        """As `prepared`, not cropped."""
+        return self.model_copy(update={"crop": None}).prepared(volume)
 
     def label(self, volume: Volume) -> Volume:
-        """Class indices on any grid -> class indices (uint8) on the grid of `image`; nearest neighbour."""
-        upright = volume.oriented(AXCODES)
-        voxels = torch.from_numpy(np.ascontiguousarray(upright.voxels, dtype=np.uint8))
-        plane = self._plane(upright)
-        if tuple(voxels.shape[1:]) != plane:
-            voxels = F.interpolate(voxels[:, None], plane, mode="nearest-exact")[:, 0]
-        return Volume(voxels.numpy(), self._affine(upright))
+        """As `prepared_label`, not cropped."""
+        whole = self.model_copy(update={"crop": None})
+        return whole.prepared_label(volume, whole.geometry(volume))
 
     def to_crop(self, slices: np.ndarray, pad_value: float) -> np.ndarray:
         """The central crop of (..., rows, columns), padded where the slice is smaller; all of it without ``crop``."""
-        if self.crop is None:
+        if self.crop is None or self.crop == "foreground":
             return slices
-        inside, before = self._overlap(slices.shape[-2:])
+        inside, before = self._overlap(slices.shape[-2:], self.crop)
         cropped = np.full((*slices.shape[:-2], *self.crop), pad_value, dtype=slices.dtype)
         cropped[..., before[0], before[1]] = slices[..., inside[0], inside[1]]
         return cropped
 
     def from_crop(self, scores: Tensor, plane: tuple[int, int]) -> Tensor:
         """Class probabilities of the crop (N, K, rows, columns) on the whole plane; outside it is background."""
-        if self.crop is None:
+        if self.crop is None or self.crop == "foreground":
             return scores
-        inside, before = self._overlap(plane)
+        inside, before = self._overlap(plane, self.crop)
         whole = scores.new_zeros((*scores.shape[:2], *plane))
         whole[:, 0] = 1
         whole[..., inside[0], inside[1]] = scores[..., before[0], before[1]]
         return whole
 
-    def _overlap(self, plane: Sequence[int]) -> tuple[list[slice], list[slice]]:
+    @staticmethod
+    def _overlap(plane: Sequence[int], crop: tuple[int, int]) -> tuple[list[slice], list[slice]]:
         """Where crop and plane overlap, for each axis: in the plane, and in the crop."""
-        assert self.crop is not None
         inside: list[slice] = []
         within_crop: list[slice] = []
-        for have, wanted in zip(plane, self.crop, strict=True):
+        for have, wanted in zip(plane, crop, strict=True):
             common = min(have, wanted)
             inside.append(slice((have - common) // 2, (have - common) // 2 + common))
             within_crop.append(slice((wanted - common) // 2, (wanted - common) // 2 + common))
         return inside, within_crop
+
+    def _box(self, upright: Volume, resampled: Shape) -> tuple[Shape, Shape]:
+        """Start and shape of the prepared stack in the resampled grid."""
+        if self.crop is None:
+            return (0, 0, 0), resampled
+        if self.crop == "foreground":
+            return self._foreground(upright, resampled)
+        starts = [
+            (have - wanted) // 2 if have >= wanted else -((wanted - have) // 2)
+            for have, wanted in zip(resampled[1:], self.crop, strict=True)
+        ]
+        return (0, starts[0], starts[1]), (resampled[0], *self.crop)
+
+    def _foreground(self, upright: Volume, resampled: Shape) -> tuple[Shape, Shape]:
+        """The body's box, in the resampled grid; at least as large as a patch, where the volume is."""
+        first, end = body_box(upright.voxels, upright.spacing_mm, self.window_hu[0])
+        least = (1, *self.patch) if self.patch is not None and len(self.patch) == 2 else self.patch or (1, 1, 1)
+        start: list[int] = []
+        size: list[int] = []
+        for a, b, have, wanted, room in zip(first, end, upright.shape, resampled, least, strict=True):
+            low, high = a * wanted // have, -(-b * wanted // have)
+            length = max(high - low, min(room, wanted))
+            low = min(max(low - (length - (high - low)) // 2, 0), wanted - length)
+            start.append(low)
+            size.append(length)
+        return (start[0], start[1], start[2]), (size[0], size[1], size[2])
 
     def _plane(self, upright: Volume) -> tuple[int, int]:
         _, rows, columns = upright.shape
@@ -115,19 +224,3 @@ class Preprocess(InPlane):
             return rows, columns
         _, row_mm, column_mm = upright.spacing_mm
         return max(round(rows * row_mm / self.spacing_mm), 1), max(round(columns * column_mm / self.spacing_mm), 1)
-
-    def _affine(self, upright: Volume) -> np.ndarray:
-        """The slice keeps its outer edges: pixel centres move by half the change of the pixel size."""
-        scale = np.eye(4)
-        for axis, wanted in zip((1, 2), self._plane(upright), strict=True):
-            scale[axis, axis] = upright.shape[axis] / wanted
-            scale[axis, 3] = (scale[axis, axis] - 1) / 2
-        return upright.affine @ scale
-
-
-def resize(images: Tensor, plane: tuple[int, int]) -> Tensor:
-    """(N, C, rows, columns) to another size of the plane: bilinear, with an antialiasing filter when it shrinks."""
-    if tuple(images.shape[2:]) == plane:
-        return images
-    shrinks = plane[0] < images.shape[2] or plane[1] < images.shape[3]  # where it doesn't, the filter only costs time
-    return F.interpolate(images, plane, mode="bilinear", align_corners=False, antialias=shrinks)

@@ -1,57 +1,89 @@
-"""Slices for training and validation, in an order that depends on the seed and the epoch alone."""
+"""Samples for training and validation, in an order that depends on the seed and the epoch alone."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from hlfd.data.store import Store, iterate_slices
+from hlfd.data import views
+from hlfd.data.geometry import Shape
+from hlfd.data.store import Store, StoredCase
 from hlfd.errors import InputError
 
+_UNKNOWN = 255  # of a label map: beyond the stack
 
-class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """Every labelled slice of some patients, and slices to be seen without labels.
 
-    An item is (image float32 1 x H x W in [-1, 1], target int64 H x W, its position in the dataset). The target of a
-    slice without labels is -1 throughout.
+class Samples(Dataset[tuple[Tensor, Tensor, int]]):
+    """What a network is shown of some patients: slices, slices with their neighbours, or patches, as prepared.
+
+    An item is (image float32 C x spatial in [-1, 1], target int64 spatial, its position in the dataset); spatial is
+    H x W, or D x H x W for a patch of three axes. The target of a sample without labels is -1 throughout.
 
     Args:
         patients: whose labelled cases are used.
         unlabelled: whose cases are used as if they had no labels; None: none, and no case without labels at all.
+        once: patches stand side by side, so that each voxel is seen once, and are -1 in the target beyond the stack.
+            Otherwise they overlap by half, and what is beyond is air and background.
     """
 
-    def __init__(self, store: Store, patients: Sequence[str], unlabelled: Sequence[str] | None = None):
-        self.store = store
+    def __init__(
+        self, store: Store, patients: Sequence[str], unlabelled: Sequence[str] | None = None, *, once: bool = False
+    ):
+        self.store, self.once, self.preprocess = store, once, store.preprocess
         self.patients = (*patients, *(unlabelled or ()))
-        slices = [(case, k, store.cases[case]) for case, k in iterate_slices(store, set(self.patients))]
-        known = [stored.labelled and stored.patient in set(patients) for _, _, stored in slices]
-        kept = [i for i, labelled in enumerate(known) if labelled or unlabelled is not None]
-        self.index = [slices[i][:2] for i in kept]
-        self.labelled = np.array([known[i] for i in kept])
+        self.index: list[tuple[str, Shape]] = []
+        labelled: list[bool] = []
+        for case in store.cases.values():
+            known = case.labelled and case.patient in set(patients)
+            if case.patient in set(self.patients) and (known or unlabelled is not None):
+                starts = self._starts(case)
+                self.index += [(case.id, start) for start in starts]
+                labelled += [known] * len(starts)
+        self.labelled = np.array(labelled, dtype=bool)
         if not self.labelled.any():
             raise InputError(f"{store.root}: none of the {len(self.patients)} patients has a slice in the store")
         planes = {store.cases[case].shape[1:] for case, _ in self.index}
-        if len(planes) > 1:
+        if len(planes) > 1 and self.preprocess.patch is None:
             shown = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(planes)[:3])
-            raise InputError(f"{store.root}: slices differ in size ({shown}): set preprocess.crop or preprocess.size")
-        self._open: dict[str, tuple[object, object]] = {}
+            raise InputError(
+                f"{store.root}: slices differ in size ({shown}): set preprocess.crop, preprocess.size or "
+                "preprocess.patch"
+            )
+        self._open: dict[str, tuple[Any, Any]] = {}
+
+    def _starts(self, case: StoredCase) -> list[Shape]:
+        window = self.preprocess.window(case.shape)
+        return views.tiles(case.shape, window) if self.once else views.overlapping(case.shape, window)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
-        case, k = self.index[position]
+        case, start = self.index[position]
         if case not in self._open:
             self._open[case] = self.store.slices(case)
         image, label = self._open[case]
-        pixels = torch.from_numpy(np.asarray(image[k])).float()  # pyright: ignore[reportIndexIssue]
-        target = torch.full(pixels.shape, -1)
+        window = self.preprocess.window(image.shape)
+        pixels = self._image(image, start, window)
+        spatial = window if self.preprocess.dims == 3 else window[1:]
+        target = torch.full(spatial, -1)
         if self.labelled[position]:
-            target = torch.from_numpy(np.asarray(label[k])).long()  # pyright: ignore[reportIndexIssue]
-        return pixels[None], target, position
+            found = views.cut(label, start, window, _UNKNOWN if self.once else 0).astype(np.int64).reshape(spatial)
+            target = torch.from_numpy(np.where(found == _UNKNOWN, -1, found) if self.once else found)
+        return pixels, target, position
+
+    def _image(self, image: Any, start: Shape, window: Shape) -> Tensor:
+        if self.preprocess.dims == 3:
+            return torch.from_numpy(views.cut(image, start, window, views.AIR))[None]
+        own, count = slice(start[0], start[0] + 1), image.shape[0]
+        needed = views.reach(own, count, self.preprocess.neighbours)
+        around = (needed.stop - needed.start, *window[1:])
+        part = torch.from_numpy(views.cut(image, (needed.start, *start[1:]), around, views.AIR))
+        return views.with_neighbours(part, needed.start, own, count, self.preprocess.neighbours)[0]
 
     def patient_of(self) -> Tensor:
         """For each position the place of its patient in ``patients``."""
@@ -61,29 +93,48 @@ class SliceDataset(Dataset[tuple[Tensor, Tensor, int]]):
     def addresses(self) -> list[str]:
         """For each position a name that changes when its case's voxels or labels do, or whether they are used."""
         return [
-            f"{self.store.cases[case].sha256[:20]}:{k}:{'labelled' if known else 'plain'}"
-            for (case, k), known in zip(self.index, self.labelled, strict=True)
+            f"{self.store.cases[case].sha256[:20]}:{'.'.join(map(str, start))}:{'labelled' if known else 'plain'}"
+            for (case, start), known in zip(self.index, self.labelled, strict=True)
         ]
 
     def holds_rarest(self) -> np.ndarray:
-        """For each slice, whether its labels show the last class (the tumour, where there is one)."""
-        cases = self.store.cases
+        """For each sample, whether its labels show the last class (the tumour, where there is one)."""
+        if self.preprocess.patch is None:
+            found = [
+                known and self.store.cases[case].counts[k, -1] > 0
+                for (case, (k, _, _)), known in zip(self.index, self.labelled, strict=True)
+            ]
+            return np.array(found)
+        cases = {case for (case, _), known in zip(self.index, self.labelled, strict=True) if known}
+        places = {case: self._rarest(case) for case in cases}
         return np.array(
             [
-                known and cases[case].counts[k, -1] > 0
-                for (case, k), known in zip(self.index, self.labelled, strict=True)
+                known and self._within(places[case], start)
+                for (case, start), known in zip(self.index, self.labelled, strict=True)
             ]
         )
+
+    def _rarest(self, case: str) -> np.ndarray:
+        """Places of the last class, n x 3."""
+        counts, label = self.store.cases[case].counts[:, -1], self.store.slices(case)[1]
+        slices = np.flatnonzero(counts)
+        last = self.store.classes - 1
+        found = [np.insert(np.argwhere(label[int(k)] == last), 0, k, axis=1) for k in slices]
+        return np.concatenate([np.zeros((0, 3), int), *found])
+
+    def _within(self, places: np.ndarray, start: Shape) -> bool:
+        end = np.add(start, self.preprocess.window(start))
+        return bool(((places >= start) & (places < end)).all(1).any())
 
 
 class EpochSampler(Sampler[int]):
     """Positions for one epoch, a function of (seed, epoch): a resumed run sees the batches it would have seen.
 
     Args:
-        rare: for each slice, whether it shows the class to be balanced.
-        samples: per epoch; None: as many as there are labelled slices, and the unlabelled ones that go with them.
-        rare_share: the share of the labelled samples drawn from the rare slices; None: as they come.
-        labelled: for each slice, whether it has labels; None: all have.
+        rare: for each sample, whether it shows the class to be balanced.
+        samples: per epoch; None: as many as there are labelled ones, and the unlabelled ones that go with them.
+        rare_share: the share of the labelled samples drawn from the rare ones; None: as they come.
+        labelled: for each sample, whether it has labels; None: all have.
         unlabelled_share: the share of samples without labels, spread evenly: every batch has its part.
     """
 

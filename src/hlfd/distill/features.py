@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hlfd.distill.dry_run import SIZES, Size, dry_run, times
@@ -45,6 +46,11 @@ class TapInfo:
 
     def __str__(self) -> str:
         return times(self.strides or (self.stride,))
+
+
+def channels_last(dims: int) -> torch.memory_format:
+    """The memory format in which images of so many spatial axes are convolved faster."""
+    return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def strides_of(size: Sequence[int], feature_size: Sequence[int]) -> tuple[int, ...]:

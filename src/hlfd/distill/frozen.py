@@ -23,6 +23,8 @@ class View:
             probabilities are added: the logit is the log-sum-exp of theirs.
         slices: the teacher is 2D and the student's image 3D: it is shown each slice along the first spatial axis, and
             its features are stacked again.
+        channels: first and end of the student's channels that the teacher is shown: of a slice with its neighbours
+            those in the middle; None: all.
     """
 
     low: float = -float("inf")
@@ -32,9 +34,12 @@ class View:
     size: tuple[int, ...] | None = None
     classes: tuple[tuple[int, ...], ...] | None = None
     slices: bool = False
+    channels: tuple[int, int] | None = None
 
     def image(self, image: Tensor) -> Tensor:
         """The student's image (N x C x spatial) as the teacher's; N x depth images if ``slices``."""
+        if self.channels is not None:
+            image = image[:, self.channels[0] : self.channels[1]]
         if self.slices:
             image = image.transpose(1, 2).flatten(0, 1)
         if (self.low, self.high) != (-float("inf"), float("inf")):

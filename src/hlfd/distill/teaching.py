@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hlfd.distill.distiller import Distiller
-from hlfd.distill.features import Features
+from hlfd.distill.features import Features, channels_last
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.terms import sizes
 from hlfd.errors import InputError
@@ -58,11 +58,13 @@ class Teaching(nn.Module):
         """The teachers, in the order of the shares' columns."""
         return self._teachers
 
-    def place(self, device: torch.device, memory_format: torch.memory_format) -> None:
-        """Move everything to ``device``, the teachers too, of which no outer module knows."""
+    def place(self, device: torch.device, *, last: bool) -> None:
+        """Move everything to ``device``, the teachers too, of which no outer module knows; ``last``: channels last."""
         self.to(device)
         for teacher in self._teachers:
-            teacher.to(device=device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+            teacher.to(device=device)
+            if last:
+                teacher.to(memory_format=channels_last(teacher.tapped.dims))  # pyright: ignore[reportCallIssue]
 
     def weights(self) -> dict[str, float]:
         """As `Distiller.weights`."""

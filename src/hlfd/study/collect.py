@@ -1,6 +1,7 @@
 """What a study found: its runs put together over folds and seeds, its models' costs."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hlfd.cost import ms_per_slice, multiply_adds
+from hlfd.cost import ms_per_image, multiply_adds
 from hlfd.evaluation.results import CaseResult, Scores, read_evaluation
 from hlfd.evaluation.summary import summarize
 from hlfd.segmenter import Segmenter
@@ -138,15 +139,17 @@ def _mean_of(values: Sequence[Scores]) -> Scores:
 def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[dict[str, Any]]:
     """What ``results.json`` says of each model: its costs, measured here and now, and its scores."""
     loaded = {model.name: Segmenter.load(model.first.model) for model in models}
-    _, rows, columns = max((case.shape for case in workspace.store.cases.values()), key=lambda s: s[1] * s[2])
+    largest = max((case.shape for case in workspace.store.cases.values()), key=lambda s: s[1] * s[2])
+    size = workspace.store.preprocess.shown(largest)
+    slices = math.prod(size) / (largest[1] * largest[2])  # that an image is worth
     described = {
         name: " ".join([model.network_name, *(f"{k}={v}" for k, v in model.network_options.items())])
         for name, model in loaded.items()
     }
     apart = {text: name for name, text in reversed(described.items())}  # a cost is the network's, not the method's
-    milliseconds = ms_per_slice({text: loaded[name].network for text, name in apart.items()}, (rows, columns))
+    milliseconds = ms_per_image({text: loaded[name].network for text, name in apart.items()}, size)
     memory = peak_mib(
-        {text: next(m.first.model for m in models if m.name == name) for text, name in apart.items()}, (rows, columns)
+        {text: next(m.first.model for m in models if m.name == name) for text, name in apart.items()}, size
     )
     table: list[dict[str, Any]] = []
     for run in models:
@@ -164,8 +167,8 @@ def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[
                 "seed": seeds[0],
                 "seeds": seeds,
                 "parameters": model.parameters,
-                "multiply_adds": multiply_adds(model.network, (rows, columns)),
-                "ms_per_slice": round(milliseconds[network], 3),
+                "multiply_adds": round(multiply_adds(model.network, size) / slices),
+                "ms_per_slice": round(milliseconds[network] / slices, 3),
                 "file_mib": round(weights.stat().st_size / 2**20, 3),
                 "peak_mib": round(memory[network], 1),
                 "train_seconds": round(sum(fact["train_seconds"] for fact in facts), 1),

@@ -85,12 +85,13 @@ def _taps(network: Tapped) -> str:
 
 def _model(folder: Path) -> str:
     model = Segmenter.load(folder)
-    plane = model.preprocess.crop or model.preprocess.size or (256, 256)
+    size = model.preprocess.shown((1, *(model.preprocess.plane or (256, 256))))
     return "\n".join(
         [
             f"model       {model.network_name} {json.dumps(dict(model.network_options))}, {model.network.dims}D",
             f"parameters  {model.parameters:,}",
-            f"multiply-adds {multiply_adds(model.network, plane) / 1e6:,.1f} M for a slice of {plane[0]} x {plane[1]}",
+            f"multiply-adds {multiply_adds(model.network, size) / 1e6:,.1f} M for "
+            f"{'a slice' if len(size) == 2 else 'a patch'} of {' x '.join(map(str, size))}",
             f"labels      {_labels(model.labels.names)}",
             f"preprocess  {model.preprocess.model_dump(exclude_none=True)}",
             f"taps        {_taps(model.network)} (channels/stride)",

@@ -10,7 +10,8 @@ import torch
 
 from hlfd import plugins
 from hlfd.cost import padded_size
-from hlfd.distill.features import Tapped
+from hlfd.data.views import overlapping
+from hlfd.distill.features import Tapped, channels_last
 from hlfd.distill.losses import SegmentationLoss
 from hlfd.errors import InputError
 from hlfd.recipe import Recipe
@@ -75,12 +76,12 @@ class _Clock:
         self.workspace = steps.Workspace(recipe, 1) if ready else None
         self.classes = len(_labels(recipe)) + 1
 
-    def plane(self) -> tuple[int, int] | None:
-        """Rows and columns of a training slice, if the recipe or the store says."""
-        plane = self.recipe.preprocess.crop or self.recipe.preprocess.size
+    def size(self) -> tuple[int, ...] | None:
+        """Spatial size of what a network is shown, if the recipe or the store says."""
+        plane = self.recipe.preprocess.plane
         if plane is None and self.workspace is not None:
             plane = max((c.shape[1:] for c in self.workspace.store.cases.values()), key=lambda s: s[0] * s[1])
-        return plane and (plane[0], plane[1])
+        return plane and self.recipe.preprocess.shown((1, *plane))
 
     def hours(self, cell: Cell) -> float | None:
         """Of a cell that is not done."""
@@ -105,6 +106,10 @@ class _Clock:
         tested = self._test(cell.fold, forward) if cell.kind == "student" else 0.0
         return work and trials * (work * step + tested) / 3600
 
+    def _built(self, network: Plugin) -> Tapped:
+        shown = self.recipe.preprocess
+        return build_network(network.name, network.options, self.classes, in_channels=shown.channels, dims=shown.dims)
+
     def _steps(self, training: TrainingSection, fold: int) -> int | None:
         samples = training.samples_per_epoch or self._slices(fold, "train")
         return samples and training.epochs * max(1, samples // training.batch_size)
@@ -113,7 +118,9 @@ class _Clock:
         if self.workspace is None:
             return None
         patients = set(getattr(self.workspace.split(fold), part))
-        return sum(case.shape[0] for case in self.workspace.store.cases.values() if case.patient in patients)
+        shown = self.workspace.store.preprocess
+        shapes = [case.shape for case in self.workspace.store.cases.values() if case.patient in patients]
+        return sum(len(overlapping(shape, shown.window(shape))) for shape in shapes)
 
     def _test(self, fold: int, forward: float) -> float:
         return (self._slices(fold, "test") or 0) * forward
@@ -122,12 +129,12 @@ class _Clock:
         """Seconds of a training step, and of a forward pass of one slice."""
         key = f"{network.model_dump_json()} {batch}"
         if key not in self._seconds:
-            plane = self.plane()
-            if plane is None:
+            size = self.size()
+            if size is None:
                 raise InputError(
                     "--dry-run: the size of a slice is known once the data are prepared: run 'hlfd prepare'"
                 )
-            self._seconds[key] = time_of(build_network(network.name, network.options, self.classes), plane, batch)
+            self._seconds[key] = time_of(self._built(network), size, batch)
         return self._seconds[key]
 
 
@@ -139,13 +146,13 @@ def _labels(recipe: Recipe) -> Sequence[str]:
     return ("organ", "tumor") if task == "both" else (str(task),)
 
 
-def time_of(network: Tapped, plane: tuple[int, int], batch: int) -> tuple[float, float]:
-    """Seconds of a training step with a batch of slices of this size, and of a forward pass of one slice."""
-    size, loss = padded_size(network, plane), SegmentationLoss()
-    images = torch.rand(batch, network.in_channels, *size).contiguous(memory_format=torch.channels_last)
-    network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+def time_of(network: Tapped, size: Sequence[int], batch: int) -> tuple[float, float]:
+    """Seconds of a training step with a batch of images of this size, and of a forward pass of one."""
+    padded, loss, memory_format = padded_size(network, size), SegmentationLoss(), channels_last(network.dims)
+    images = torch.rand(batch, network.in_channels, *padded).contiguous(memory_format=memory_format)
+    network.train().to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(network.parameters())
-    target = torch.zeros(batch, *size, dtype=torch.long)
+    target = torch.zeros(batch, *padded, dtype=torch.long)
     training: list[float] = []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()

@@ -4,18 +4,18 @@ import contextlib
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def peak_mib(models: Mapping[str, Path], plane: tuple[int, int]) -> dict[str, float]:
-    """Peak memory of each model, MiB: its weights and one slice of this size on its way through, batch 1, float32.
+def peak_mib(models: Mapping[str, Path], size: Sequence[int]) -> dict[str, float]:
+    """Peak memory of each model, MiB: its weights and one image of this size on its way through, batch 1, float32.
 
     What the process grew by at its highest, so without the program itself, which is the same for all.
     """
     found: dict[str, float] = {}
     for name, folder in models.items():
-        command = [sys.executable, "-m", "hlfd.study.memory", str(folder), *map(str, plane)]
+        command = [sys.executable, "-m", "hlfd.study.memory", str(folder), *map(str, size)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
@@ -24,7 +24,7 @@ def peak_mib(models: Mapping[str, Path], plane: tuple[int, int]) -> dict[str, fl
     return found
 
 
-def measure(folder: Path, plane: tuple[int, int]) -> float:
+def measure(folder: Path, size: Sequence[int]) -> float:
     """As `peak_mib`, of one model in this process."""
     import torch
 
@@ -34,10 +34,10 @@ def measure(folder: Path, plane: tuple[int, int]) -> float:
     torch.set_num_threads(1)
     with torch.inference_mode():
         once = Segmenter.load(folder).network.eval()  # so that what is imported and set up once is not counted
-        once.network(torch.zeros(1, once.in_channels, *padded_size(once, (64, 64))))
+        once.network(torch.zeros(1, once.in_channels, *padded_size(once, (64,) * once.dims)))
         before = _reset_peak()
         network = Segmenter.load(folder).network.eval()
-        network.network(torch.zeros(1, network.in_channels, *padded_size(network, plane)))
+        network.network(torch.zeros(1, network.in_channels, *padded_size(network, size)))
         return max(0.0, _peak() - before)
 
 
@@ -58,4 +58,4 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    print(measure(Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3]))))
+    print(measure(Path(sys.argv[1]), [int(n) for n in sys.argv[2:]]))

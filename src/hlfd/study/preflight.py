@@ -9,7 +9,7 @@ from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.terms import Schedule
 from hlfd.errors import InputError
 from hlfd.recipe import Recipe
-from hlfd.sections import Method
+from hlfd.sections import Method, Plugin
 from hlfd.segmenter import build_network, patient_keys
 from hlfd.study.steps import Workspace
 from hlfd.teachers._view import view
@@ -32,10 +32,15 @@ def check(workspace: Workspace) -> None:
     if recipe.teacher_models:
         teachers = [_seen(workspace, opened) for opened in _open(workspace)]
     else:
-        teachers = [build_network(recipe.teacher.name, recipe.teacher.options, classes).info()]
-    student = build_network(recipe.student.name, recipe.student.options, classes).info()
+        teachers = [_built(recipe, recipe.teacher, classes)]
+    student = _built(recipe, recipe.student, classes)
     for method in recipe.methods:
         check_method(recipe, method, student, teachers, classes)
+
+
+def _built(recipe: Recipe, network: Plugin, classes: int) -> Taps:
+    shown = recipe.preprocess
+    return build_network(network.name, network.options, classes, in_channels=shown.channels, dims=shown.dims).info()
 
 
 def check_method(recipe: Recipe, method: Method, student: Taps, teachers: Sequence[Taps], classes: int) -> None:
@@ -89,9 +94,9 @@ def _seen(workspace: Workspace, opened: "Opened") -> Taps:
     source, section = workspace.source, opened.section
     seen = view(
         opened.pretrained,
-        workspace.recipe.resolved_preprocess(source),
+        workspace.preprocess,
         source.labels,
-        dims=2,
+        dims=workspace.recipe.preprocess.dims,
         size=section.size,
         classes=section.classes,
         where=str(section.model),

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from hlfd.cases import Case, DataSource
-from hlfd.data.prepare import prepare
+from hlfd.data.fingerprint import plan_on_record
+from hlfd.data.prepare import all_facts, prepare, source_files
+from hlfd.data.preprocess import Preprocess
 from hlfd.data.split_files import is_nnunet, read_nnunet_splits, read_splits, write_splits
 from hlfd.data.splits import Split, inner_splits, make_splits, require_distinct, tumor_volumes
 from hlfd.data.store import Store
@@ -42,7 +44,9 @@ class Workspace:
     def of(self, recipe: Recipe) -> "Workspace":
         """The same folder, and what is ready of the data, for a recipe that differs in its student or seed alone."""
         other = Workspace(recipe, self.workers)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("source", "store", "splits")})
+        other.__dict__.update(
+            {k: v for k, v in self.__dict__.items() if k in ("source", "store", "splits", "preprocess", "plan")}
+        )
         return other
 
     @cached_property
@@ -66,11 +70,45 @@ class Workspace:
         with FileLock(f"{folder}.lock"):  # processes that torchrun or SLURM start together
             return prepare(
                 self.recipe.make_source,
-                self.recipe.resolved_preprocess(self.source),
+                self.preprocess,
                 folder,
                 workers=self.workers,
                 unlabelled=self.uses_unlabelled,
+                plan=self.plan,
             )
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """What is done to the images: the recipe's options, with what it leaves open from the source or the plan."""
+        return Preprocess(**self.plan["preprocess"]) if self.plan else self.recipe.resolved_preprocess(self.source)
+
+    @cached_property
+    def plan(self) -> dict[str, Any] | None:
+        """Fingerprint of the training patients and what follows from it, on record in ``plan.json``.
+
+        None: the recipe asks for none.
+
+        Raises:
+            InputError: there is not one set of training patients.
+        """
+        if not self.recipe.preprocess.fingerprint:
+            return None
+        if len(self.recipe.folds) != 1 or self.recipe.split is None:
+            raise InputError(
+                "preprocess.fingerprint: it is of the training patients of one fold, and this recipe has "
+                f"{len(self.recipe.folds) if self.recipe.split else 'no'} folds: run one at a time, each with its own "
+                "output, or set preprocess.window_hu and spacing_mm"
+            )
+        train = self.split(self.recipe.folds[0]).train
+        files = {case.id: source_files(case) for case in self.cases(train)}
+        made_from = {"options": self.recipe.preprocess.model_dump(mode="json"), "files": files}
+        return plan_on_record(
+            self.recipe.folder / "plan.json",
+            made_from,
+            lambda: all_facts(self.recipe.make_source, self.source, train, workers=self.workers),
+            self.recipe.preprocess,
+            self.recipe.preprocess.window_hu,
+        )
 
     @property
     def uses_unlabelled(self) -> bool:
@@ -159,6 +197,15 @@ class Workspace:
     def data_name(self) -> str:
         """Name under which `patient_keys` remembers this data set."""
         return self.recipe.source.root.resolve().name
+
+
+def verify(store: Store) -> None:
+    """Compare every file of a store with its hash. Raises `InputError` that names what differs."""
+    with progress("verifying", len(store.cases)) as advance:
+        problems = store.damage(advance)
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise InputError(f"{'; '.join(problems[:5])}{more}: remove these cases' files and prepare again")
 
 
 def train_teachers(workspace: Workspace, fold: int) -> list[Path]:

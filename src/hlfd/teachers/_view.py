@@ -39,8 +39,9 @@ def view(
             several channels.
     """
     try:
-        if teacher.tapped.in_channels != 1:
-            raise InputError(f"the teacher's images have {teacher.tapped.in_channels} channels, the student's have 1")
+        mine, its = student.channels, teacher.tapped.in_channels
+        if its > mine or (mine - its) % 2:
+            raise InputError(f"the teacher's images have {its} channels, the student's have {mine}")
         if teacher.tapped.dims > dims:
             raise InputError(
                 "a 3D teacher needs the neighbouring slices; a 2D student's batch has single ones: take a 2D teacher"
@@ -54,6 +55,7 @@ def view(
             size=_stated(teacher, size) if size is not None else _size(teacher, student),
             classes=_classes(teacher.names, labels.names, classes),
             slices=teacher.tapped.dims < dims,
+            channels=None if its == mine else ((mine - its) // 2, (mine + its) // 2),
         )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
@@ -85,8 +87,8 @@ def _size(teacher: Pretrained, student: Preprocess) -> tuple[int, ...] | None:
     """The size at which the teacher sees the student's image, None: as it is."""
     both = f"the teacher has {_grid(teacher)}, the student {_grid(student)}"
     anywhere = isinstance(teacher.tapped, Foreign)  # was trained on patches, knows any part of a slice
-    seen = student.crop or student.size
-    same = (teacher.spacing_mm, teacher.size, teacher.crop) == (student.spacing_mm, student.size, student.crop)
+    seen = student.part or student.size
+    same = (teacher.spacing_mm, teacher.size, teacher.crop) == (student.spacing_mm, student.size, student.part)
     if same or (teacher.spacing_mm is None and teacher.size is None and teacher.crop is None):
         return _fitting(teacher, seen, 1.0, both) if seen and anywhere else None
     if teacher.size is not None and student.size is not None:
@@ -94,7 +96,7 @@ def _size(teacher: Pretrained, student: Preprocess) -> tuple[int, ...] | None:
         shares = [
             (mine / whole, other / its_whole)
             for mine, whole, other, its_whole in zip(
-                student.crop or student.size, student.size, known, teacher.size, strict=True
+                student.part or student.size, student.size, known, teacher.size, strict=True
             )
         ]
         if any(abs(mine - other) > 0.01 for mine, other in shares):
@@ -103,15 +105,15 @@ def _size(teacher: Pretrained, student: Preprocess) -> tuple[int, ...] | None:
     if teacher.spacing_mm is not None and student.spacing_mm is not None:
         ratio = student.spacing_mm / teacher.spacing_mm
         if teacher.crop is not None:
-            if student.crop is None or any(
-                abs(mine * ratio - its) > 0.01 * its for mine, its in zip(student.crop, teacher.crop, strict=True)
+            if student.part is None or any(
+                abs(mine * ratio - its) > 0.01 * its for mine, its in zip(student.part, teacher.crop, strict=True)
             ):
                 raise InputError(f"{both}: they see different parts of the slice, {_as_large(teacher, student)}")
-            return None if teacher.crop == student.crop else _in_3d(teacher, teacher.crop, both)
-        if not anywhere and student.crop is not None:
+            return None if teacher.crop == student.part else _in_3d(teacher, teacher.crop, both)
+        if not anywhere and student.part is not None:
             raise InputError(f"{both}: the teacher knows whole slices; leave out the crop, or state the teacher's size")
-        if student.crop is not None:
-            return _fitting(teacher, student.crop, ratio, both)
+        if student.part is not None:
+            return _fitting(teacher, student.part, ratio, both)
         if ratio == 1:
             return None
         raise InputError(f"{both}: without a crop the number of pixels isn't known: set preprocess.crop")
@@ -158,12 +160,13 @@ def _multiples(teacher: Pretrained) -> tuple[int, ...]:
 
 def _grid(of: Pretrained | Preprocess) -> str:
     """Pixel size, size and crop, for a message."""
+    part = of.part if isinstance(of, Preprocess) else of.crop
     known = [
         f"{name} {shown}"
         for name, shown in (
             ("pixels of", of.spacing_mm and f"{of.spacing_mm:g} mm"),
             ("slices resized to", of.size and f"{of.size[0]} x {of.size[1]}"),
-            ("a crop of", of.crop and f"{of.crop[0]} x {of.crop[1]}"),
+            ("a crop of", part and f"{part[0]} x {part[1]}"),
         )
         if shown
     ]

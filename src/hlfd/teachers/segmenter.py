@@ -24,6 +24,6 @@ def build(folder: Path, /) -> Pretrained:
         f"hlfd {model.network_name}, {model.network.dims}D, {model.parameters:,} parameters",
         spacing_mm=model.preprocess.spacing_mm,
         size=model.preprocess.size,
-        crop=model.preprocess.crop,
+        crop=model.preprocess.part,
         learned_from=model.learned_from,
     )

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from hlfd.data.samples import EpochSampler, Share, SliceDataset
+from hlfd.data.samples import EpochSampler, Samples, Share
 from hlfd.errors import InputError
 from hlfd.training.job import Job
 
@@ -18,7 +18,7 @@ class Loaders(pl.LightningDataModule):
     validation slice is seen by one process, once.
     """
 
-    def __init__(self, job: Job, train: SliceDataset, validation: SliceDataset):
+    def __init__(self, job: Job, train: Samples, validation: Samples):
         super().__init__()
         self.job, self.train, self.validation = job, train, validation
 
@@ -51,7 +51,7 @@ class Loaders(pl.LightningDataModule):
     def _ranks(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 
-    def _loader(self, dataset: SliceDataset, sampler: Sampler[int], drop_last: bool = False) -> DataLoader[Any]:
+    def _loader(self, dataset: Samples, sampler: Sampler[int], drop_last: bool = False) -> DataLoader[Any]:
         gpu, workers = torch.cuda.is_available(), self.job.machine.loader_workers
         workers = (2 if gpu else 0) if workers is None else workers
         return DataLoader(

@@ -6,16 +6,16 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from hlfd.data.augment import draw_orientations, oriented
-from hlfd.data.samples import SliceDataset
+from hlfd.data.augment import draw_orientations, moved, oriented, perturbed
+from hlfd.data.samples import Samples
 from hlfd.distill import diagnosis
-from hlfd.distill.features import Features, Tapped
+from hlfd.distill.features import Features, Tapped, channels_last
 from hlfd.distill.losses import SegmentationLoss
 from hlfd.distill.teaching import Teaching
 from hlfd.labels import Labels
@@ -31,6 +31,20 @@ BALANCE_EVERY = 10
 def rank_seed(seed: int, step: int, rank: int, ranks: int) -> int:
     """Seed of the random numbers that one of ``ranks`` processes draws in a step."""
     return (seed * 1_000_003 + step) * ranks + rank
+
+
+class Prepared(NamedTuple):
+    """A batch as student and teacher see it.
+
+    Attributes:
+        student, teacher: images; the same unless the student's alone are perturbed.
+        addresses: under which a cache knows the teacher's images; None: they won't come again.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    target: Tensor
+    addresses: list[str] | None
 
 
 class TrainingModule(pl.LightningModule):
@@ -49,8 +63,8 @@ class TrainingModule(pl.LightningModule):
         network: Tapped,
         teaching: Teaching,
         labels: Labels,
-        train: SliceDataset | None,
-        validation: SliceDataset | None,
+        train: Samples | None,
+        validation: Samples | None,
         training: TrainingSection,
         seed: int,
         *,
@@ -84,7 +98,7 @@ class TrainingModule(pl.LightningModule):
 
     def place_teachers(self, device: torch.device) -> None:
         """Move the teachers to ``device``; Lightning doesn't know of them."""
-        self.teaching.place(device, torch.channels_last if self.settings.channels_last else torch.preserve_format)
+        self.teaching.place(device, last=self.settings.channels_last)
         if self.compiles:
             for teacher in self.teaching.teachers:
                 teacher.compile()
@@ -114,51 +128,66 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seconds_before = checkpoint["seconds"]
 
-    def prepare_batch(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, list[str]]:
-        """Augmented image and target, and the samples' addresses as they are oriented.
+    def prepare_batch(self, batch: Batch, step: int) -> Prepared:
+        """The batch augmented.
 
         Random numbers depend on seed, step (counted in batches) and place in the batch alone: a resumed run repeats
         them, and several processes draw what one of as many times the batch size would.
         """
         torch.manual_seed(rank_seed(self.seed, step, 0, 1))
-        image = batch[0]
+        image, settings = batch[0], self.settings.augmentation
         drawn = torch.zeros(len(image), dtype=torch.long)
-        if self.settings.augment:
+        if settings.turns:
             everybody = draw_orientations(len(image) * self.ranks, (image.shape[-2], image.shape[-1]))
             drawn = everybody[self.rank :: self.ranks]
+        seeds: list[int] = []
+        if settings.spatial or settings.intensity != "off":
+            seeds = torch.randint(2**31, (len(image) * self.ranks,))[self.rank :: self.ranks].tolist()
         if self.ranks > 1:  # what else a network draws is each process's own
             torch.manual_seed(rank_seed(self.seed, step, self.rank, self.ranks))
-        return self._turned(batch, drawn)
+        turned = self._turned(batch, drawn)
+        taught, target = turned.student, turned.target
+        if settings.spatial:
+            taught, target = moved(taught, target, seeds)
+        seen = taught if settings.intensity == "off" else perturbed(taught, seeds)
+        if settings.intensity == "both":
+            taught = seen
+        addresses = None if settings.endless else turned.addresses
+        return Prepared(self._formatted(seen), self._formatted(taught), target, addresses)
 
     @torch.no_grad()
     def ask_teachers(self, batch: Batch, orientation: int) -> None:
         """Let the teachers' caches learn about a batch in one orientation; nothing is trained."""
-        image, target, addresses = self._turned(batch, torch.full((len(batch[0]),), orientation))
-        self.teaching(image, self.network(image), target, self.patients_of(batch), addresses)
+        turned = self._turned(batch, torch.full((len(batch[0]),), orientation))
+        self.teaching(
+            turned.teacher, self.network(turned.student), turned.target, self.patients_of(batch), turned.addresses
+        )
 
-    def _turned(self, batch: Batch, drawn: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    def _turned(self, batch: Batch, drawn: Tensor) -> Prepared:
         image, target, position = batch
         if drawn.any():
             image, target = oriented(image, drawn), oriented(target, drawn)
         addresses = [
             f"{self.addresses[p]}:{o}" for p, o in zip(position.tolist(), drawn.tolist(), strict=True) if self.addresses
         ]
-        return self._formatted(image), target, addresses
+        return Prepared(self._formatted(image), self._formatted(image), target, addresses)
 
     def _formatted(self, image: Tensor) -> Tensor:
-        return image.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else image
+        if not self.settings.channels_last:
+            return image
+        return image.contiguous(memory_format=channels_last(self.network.dims))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         an_epoch = int(self.trainer.num_training_batches)
         self.batches = self.current_epoch * an_epoch + batch_index
         with self._timed("data"):
-            image, target, addresses = self.prepare_batch(batch, self.batches)
+            ready = self.prepare_batch(batch, self.batches)
         with self._timed("student"):
-            student: Features = self.network(image)
+            student: Features = self.network(ready.student)
         self.teaching.set_epoch(self.batches / max(an_epoch, 1))
         with self._timed("losses"):
-            task = self.segmentation_loss(student["logits"], target)
-        terms = self.teaching(image, student, target, self.patients_of(batch), addresses)
+            task = self.segmentation_loss(student["logits"], ready.target)
+        terms = self.teaching(ready.teacher, student, ready.target, self.patients_of(batch), ready.addresses)
         with self._timed("gradients"):
             self._read_gradients(student, task, terms)
         self.batches += 1
@@ -221,18 +250,20 @@ class TrainingModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         regions = len(self.labels.regions)
-        # intersection, prediction, reference: pixels of each patient and region, over all slices of the patient
+        # intersection, prediction, reference: voxels of each patient and region, over all samples of the patient
         self.counts = torch.zeros(3, self.validation_patients, regions, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         image, target, position = batch
         patient = self.get_buffer("validation_patient_of")[position]
         classes = self.network(self._formatted(image))["logits"].argmax(1)
+        known = target >= 0  # not so beyond the stack, where a patch reaches
         for r, members in enumerate(self.labels.regions.values()):
             ids = torch.tensor(members, device=classes.device)
             prediction, reference = torch.isin(classes, ids), torch.isin(target, ids)
             for row, mask in enumerate((prediction & reference, prediction, reference)):
-                self.counts[row, :, r].index_add_(0, patient, mask.sum((1, 2)).to(self.counts.dtype))
+                counted = (mask & known).flatten(1).sum(1)
+                self.counts[row, :, r].index_add_(0, patient, counted.to(self.counts.dtype))
 
     def on_validation_epoch_end(self) -> None:
         counts = self.counts

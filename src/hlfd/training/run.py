@@ -95,11 +95,12 @@ def build_cache(job: Job) -> list[Path]:
     setup.fit_heads(module, device)
     caches = setup.keep_knowledge(module)
     if not caches:
-        raise InputError(f"method '{job.method.name if job.method else 'seg'}': there is nothing to keep of a teacher")
+        why = setup.why_live(module) or f"method '{job.method.name if job.method else 'seg'}'"
+        raise InputError(f"{why}: there is nothing to keep of a teacher")
     module.to(device).eval()
     module.place_teachers(device)
     loader = DataLoader(setup.train, job.training.batch_size)
-    turns = range(ORIENTATIONS if job.training.augment else 1)
+    turns = range(ORIENTATIONS if job.training.augmentation.turns else 1)
     with progress("teacher cache", len(loader) * len(turns)) as advance:
         for batch in loader:
             for turn in turns:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from hlfd.data.augment import ORIENTATIONS
-from hlfd.data.samples import SliceDataset
+from hlfd.data.samples import Samples
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic
 from hlfd.progress import console
@@ -55,9 +55,15 @@ class Setup:
         """Student, teachers and terms; the same random weights for the same settings."""
         job = self.job
         pl.seed_everything(job.seed, workers=True, verbose=False)
-        network = build_network(job.network.name, job.network.options, job.labels.classes)
-        self.train = SliceDataset(job.store, job.split.train, job.unlabelled)
-        self.validation = SliceDataset(job.store, job.split.validation)
+        network = build_network(
+            job.network.name,
+            job.network.options,
+            job.labels.classes,
+            in_channels=job.store.preprocess.channels,
+            dims=job.store.preprocess.dims,
+        )
+        self.train = Samples(job.store, job.split.train, job.unlabelled)
+        self.validation = Samples(job.store, job.split.validation, once=True)
         lessons = teaching(
             network,
             job.method,
@@ -120,10 +126,22 @@ class Setup:
             for batch in loader:
                 image, target, position = (tensor.to(device) for tensor in batch)
                 step = (image, target, position)
-                yield *module.prepare_batch(step, done)[:2], module.patients_of(step)
+                ready = module.prepare_batch(step, done)
+                yield ready.teacher, ready.target, module.patients_of(step)
                 done += 1
                 if done == steps:
                     return
+
+    def why_live(self, module: TrainingModule) -> str | None:
+        """Why the teachers must run at every step; None: what they know can be kept."""
+        endless, whole = self.job.training.augmentation.endless, module.teaching.whole_features()
+        if endless:
+            return f"augment.{endless}: every image is new to the teacher"
+        return (
+            f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
+            if whole
+            else None
+        )
 
     def keep_knowledge(self, module: TrainingModule) -> list[KnowledgeCache]:
         """Answer for the teachers from a cache each, where the method's terms allow it; the caches, to be closed.
@@ -134,14 +152,13 @@ class Setup:
         job, lessons = self.job, module.teaching
         if job.training.cache == "never" or not lessons.teachers or job.cache is None:
             return []
-        whole = lessons.whole_features()
-        if whole:
-            message = f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
+        message = self.why_live(module)
+        if message:
             if job.training.cache == "require":
                 raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
             console.print(f"no teacher cache: {message}", highlight=False)
             return []
-        turns = range(ORIENTATIONS if job.training.augment else 1)
+        turns = range(ORIENTATIONS if job.training.augmentation.turns else 1)
         addresses = [f"{address}:{turn}" for address in module.addresses for turn in turns]
         caches: list[KnowledgeCache] = []
         for k, opened in enumerate(self.teachers):
