@@ -170,3 +170,52 @@ def test_slices_of_different_sizes_are_refused(tmp_path: Path, make_kits) -> Non
     store = prepare(partial(plugins.load, "sources", "kits", tmp_path / "a"), window, tmp_path / "store")
     with pytest.raises(InputError, match=r"slices differ in size \(20 x 24, 20 x 28\): set preprocess"):
         Samples(store, store.patients)
+
+
+def prepared_with(make_kits, folder: Path, shape: tuple[int, int, int], **options) -> Store:
+    make_source = partial(plugins.load, "sources", "kits", make_kits(folder / "kits", 2, shape=shape))
+    return prepare(make_source, Preprocess(window_hu=(-200.0, 300.0), **options), folder / "store")
+
+
+def test_neighbouring_slices_are_channels(make_kits, tmp_path: Path):
+    store = prepared_with(make_kits, tmp_path, (5, 20, 24), neighbours=2)
+    samples = Samples(store, store.patients)
+    assert len(samples) == 10
+    for position, (case, (k, *_)) in enumerate(samples.index):
+        image, target, _ = samples[position]
+        stack, label = store.slices(case)
+        assert image.shape == (5, 20, 24) and target.shape == (20, 24)
+        for channel, other in enumerate(np.clip(np.arange(k - 2, k + 3), 0, 4)):
+            np.testing.assert_array_equal(image[channel].numpy(), stack[int(other)])
+        np.testing.assert_array_equal(target.numpy(), label[k])
+
+
+@pytest.mark.parametrize("patch", [(10, 14), (3, 10, 14), (8, 30, 30)], ids=str)
+def test_patches(make_kits, tmp_path: Path, patch):
+    store = prepared_with(make_kits, tmp_path, (5, 20, 24), patch=patch)
+    window = (1, *patch) if len(patch) == 2 else patch
+    for once in (False, True):
+        samples = Samples(store, store.patients, once=once)
+        seen = {case: np.zeros((20, 40, 40), int) for case in store.cases}
+        rare = samples.holds_rarest()
+        for position, (case, start) in enumerate(samples.index):
+            image, target, _ = samples[position]
+            assert image.shape == (1, *patch) and target.shape == patch
+            stack, label = store.slices(case)
+            place = tuple(slice(i, i + n) for i, n in zip(start, window, strict=True))
+            expected = np.asarray(label[:])[place].astype(int)
+            room = tuple(slice(0, n) for n in expected.shape)
+            assert (image.numpy().reshape(window)[room] == stack[:][place]).all()
+            found = target.numpy().reshape(window)
+            assert (found[room] == expected).all()
+            beyond = np.ones(window, bool)
+            beyond[room] = False
+            assert (found[beyond] == (-1 if once else 0)).all()
+            assert (image.numpy().reshape(window)[beyond] == -1).all()
+            assert rare[position] == (expected == 2).any()
+            seen[case][place] += 1
+        inside = [s[:5, :20, :24] for s in seen.values()]
+        assert min(s.min() for s in inside) >= 1
+        assert not once or max(s.max() for s in inside) == 1
+        assert 0 < rare.sum() <= len(rare)
+        assert len(set(samples.addresses())) == len(samples)

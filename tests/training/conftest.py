@@ -39,7 +39,8 @@ def volume(patient: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set's root."""
     root = tmp_path_factory.mktemp("kits")
     affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
     for n, patient in enumerate(PATIENTS):
@@ -47,7 +48,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         (root / patient).mkdir()
         nib.save(nib.Nifti1Image(image.astype(np.float32), affine), root / patient / "imaging.nii.gz")
         nib.save(nib.Nifti1Image(label, affine), root / patient / "segmentation.nii.gz")
-    make_source = partial(plugins.load, "sources", "kits", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def store(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    make_source = partial(plugins.load, "sources", "kits", volumes)
     return prepare(make_source, Preprocess(window_hu=WINDOW_HU), tmp_path_factory.mktemp("store") / "store")
 
 

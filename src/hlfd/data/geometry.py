@@ -70,7 +70,7 @@ class Geometry:
         same = self.upright[1:] == self.resampled[1:]
         part = upright[span.start : span.stop]
         part = part[:, inside[0], inside[1]] if same else part
-        voxels = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
+        voxels = torch.from_numpy(np.array(part, dtype=np.float32, order="C"))
         if not same:
             voxels = resize(voxels[:, None], self.resampled[1:])[:, 0, inside[0], inside[1]]
         if self.upright[0] != self.resampled[0]:

@@ -12,7 +12,10 @@ import safetensors.torch
 import torch
 
 from hlfd.data.augment import ORIENTATIONS
+from hlfd.data.preprocess import GridOptions
 from hlfd.data.samples import Samples
+from hlfd.distill.dry_run import times
+from hlfd.distill.features import Tapped
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic
 from hlfd.progress import console
@@ -31,6 +34,17 @@ def precision_of(training: TrainingSection) -> Any:
     gpu = torch.cuda.is_available()
     automatic = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if gpu else "32-true"
     return {"auto": automatic, "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision]
+
+
+def require_fitting(name: str, network: Tapped, preprocess: GridOptions) -> None:
+    """Raise `InputError` for patches that a network's strides don't divide; prediction pads, training does not."""
+    if preprocess.patch is None:
+        return
+    strides = [max(tap.along(network.dims)[axis] for tap in network.info().values()) for axis in range(network.dims)]
+    if any(n % stride for n, stride in zip(preprocess.patch, strides, strict=True)):
+        raise InputError(
+            f"preprocess.patch: network '{name}' needs multiples of {times(strides)}, got {times(preprocess.patch)}"
+        )
 
 
 class Setup:
@@ -62,6 +76,7 @@ class Setup:
             in_channels=job.store.preprocess.channels,
             dims=job.store.preprocess.dims,
         )
+        require_fitting(job.network.name, network, job.store.preprocess)
         self.train = Samples(job.store, job.split.train, job.unlabelled)
         self.validation = Samples(job.store, job.split.validation, once=True)
         lessons = teaching(
