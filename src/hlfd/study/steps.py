@@ -99,6 +99,11 @@ class Workspace:
                 f"{len(self.recipe.folds) if self.recipe.split else 'no'} folds: run one at a time, each with its own "
                 "output, or set preprocess.window_hu and spacing_mm"
             )
+        if self.recipe.split.stratify:
+            raise InputError(
+                "preprocess.fingerprint and split.stratify exclude each other: the fingerprint of training patients decides "
+                "how data are prepared, tumour volumes are of prepared data: name a split file (split.file) instead"
+            )
         train = self.split(self.recipe.folds[0]).train
         files = {case.id: source_files(case) for case in self.cases(train)}
         made_from = {"options": self.recipe.preprocess.model_dump(mode="json"), "files": files}
