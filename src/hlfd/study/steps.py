@@ -101,8 +101,8 @@ class Workspace:
             )
         if self.recipe.split.stratify:
             raise InputError(
-                "preprocess.fingerprint and split.stratify exclude each other: the fingerprint of training patients decides "
-                "how data are prepared, tumour volumes are of prepared data: name a split file (split.file) instead"
+                "preprocess.fingerprint and split.stratify exclude each other: the one needs the training patients to "
+                "prepare the data, the other prepared data to choose them; name a split file (split.file) instead"
             )
         train = self.split(self.recipe.folds[0]).train
         files = {case.id: source_files(case) for case in self.cases(train)}
