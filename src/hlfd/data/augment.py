@@ -81,15 +81,17 @@ def _affine(image: Tensor, angle: float, scale: float, mode: str) -> Tensor:
     return _plain(transform(image))
 
 
-@lru_cache(maxsize=1)
-def _intensity() -> tuple[Any, ...]:
+@lru_cache(maxsize=2)
+def _intensity(dims: int) -> tuple[Any, ...]:
     """nnU-Net's, in its order; amounts are for images in [-1, 1], where soft tissue spreads by about 0.3."""
     return (
         RandGaussianNoise(prob=0.1, std=0.1),
         RandGaussianSmooth((0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=0.2),
         RandScaleIntensity(0.25, prob=0.15),
         RandScaleIntensityFixedMean(prob=0.15, factors=0.25, fixed_mean=True, preserve_range=True),
-        RandSimulateLowResolution(prob=0.25, zoom_range=(0.5, 1.0)),
+        RandSimulateLowResolution(
+            prob=0.25, upsample_mode="bilinear" if dims == 2 else "trilinear", zoom_range=(0.5, 1.0)
+        ),
         RandAdjustContrast(prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
         RandAdjustContrast(prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
     )
@@ -104,7 +106,7 @@ def perturbed(images: Tensor, seeds: Sequence[int]) -> Tensor:
     rows: list[Tensor] = []
     for image, seed in zip(images, seeds, strict=True):
         random, changed = np.random.RandomState(seed % 2**32), image
-        for transform in _intensity():
+        for transform in _intensity(image.ndim - 1):
             transform.set_random_state(state=random)
             changed = _plain(transform(changed))
         rows.append(changed.to(image.dtype))
