@@ -31,7 +31,7 @@ def shown(request, volumes: Path, tmp_path_factory) -> tuple[str, Store]:
 @pytest.fixture(scope="module")
 def job_of(shown, job_in, tmp_path_factory):
     """Jobs on the prepared store."""
-    return partial(job_in.func, shown[1], tmp_path_factory.mktemp("runs"), samples_per_epoch=12, epochs=2)
+    return partial(job_in.func, shown[1], tmp_path_factory.mktemp("runs"), samples_per_epoch=20, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +124,9 @@ def test_images_that_never_come_again_need_a_live_teacher(job_of, teacher, tmp_p
     options = {"method": "kd", "teacher": teacher, "cache": tmp_path, "augment": augment}
     message = f"augment.{name}: every image is new to the teacher"
     with pytest.raises(InputError, match=f"cache: require: {message}"):
-        run(job_of("required", kept="require", **options))
+        run(job_of(f"required-{name[0]}", kept="require", **options))
     with pytest.raises(InputError, match=f"{message}: there is nothing to keep"):
-        build_cache(job_of("built", **options))
+        build_cache(job_of(f"built-{name[0]}", **options))
     capfd.readouterr()
     run(job_of(f"live-{name[0]}", epochs=1, **options))
     assert f"no teacher cache: {message}" in capfd.readouterr().err
