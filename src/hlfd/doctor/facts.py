@@ -32,11 +32,6 @@ class CaseFacts:
     counts: LabelCounts | None = None
     anatomy: Anatomy | None = None
 
-    @property
-    def placed(self) -> bool:
-        """Whether the files say where the voxels lie; PNG and NPY don't."""
-        return self.case.image[0].suffix not in (".png", ".npy")
-
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
@@ -65,7 +60,7 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
     try:
         classes, declared = None, source.labels
         if case.label is not None:
-            labels, declared = _label(source, case, label)
+            labels, declared = _label(source, case, label if _one_volume(image) else None)
             counts = count_labels(labels.stored, labels.slope, labels.inter)
             classes = thin and thin.classes(labels, declared)
         if thin is not None:
@@ -135,16 +130,20 @@ def _line(error: Exception, path: Path) -> str:
 
 
 def _image(source: DataSource, case: Case, header: nifti.Header | None) -> Voxels:
-    if header is None or len(header.shape) != 3:  # slices, DICOM, several channels
+    if header is None or not _one_volume(header):  # slices, DICOM, several channels
         volume = source.read_image(case)
         return Voxels(volume.voxels, volume.affine)
     stored, _ = nifti.read_stored(case.image[0])
     return Voxels(stored, header.affine, header.slope, header.inter)
 
 
+def _one_volume(header: nifti.Header | None) -> bool:
+    return header is not None and len(header.shape) == 3
+
+
 def _label(source: DataSource, case: Case, header: nifti.Header | None) -> tuple[Voxels, Labels]:
-    """The label map, and what its values mean: the source's own reader gives class indices."""
-    if header is None or len(header.shape) != 3:
+    """The label map, and what its values mean: the source's own reader gives class indices, on the image's grid."""
+    if header is None or not _one_volume(header):
         volume = source.read_label(case)
         declared = source.labels
         itself = Labels({i: i for i in range(declared.classes)}, declared.regions, declared.names)

@@ -29,7 +29,7 @@ class DataSet:
         deep: voxels were read.
         complaints: what the source says of files that make no case.
         unused: NIfTI files below the root that belong to no case.
-        dicom: (code, series, text, error) of DICOM files.
+        dicom: (code, key of the series or nothing, text) of what DICOM headers show.
         other: another data set, to look for the same patients in.
     """
 
@@ -40,7 +40,7 @@ class DataSet:
     deep: bool
     complaints: tuple[str, ...] = ()
     unused: tuple[Path, ...] = ()
-    dicom: tuple[tuple[str, str, str, bool], ...] = ()
+    dicom: tuple[tuple[str, str, str], ...] = ()
     other: "DataSet | None" = None
 
     @cached_property

@@ -75,13 +75,14 @@ def judge(data: DataSet) -> Report:
 
 def _summary(facts: CaseFacts) -> dict[str, Any]:
     header, values = facts.image, facts.values
+    grid = header or values
     return {
         "case": facts.case.id,
         "patient": facts.case.patient,
         "labelled": facts.case.label is not None,
-        "shape": None if header is None else list(header.shape),
-        "spacing_mm": None if header is None else np.linalg.norm(header.affine[:3, :3], axis=0).round(6).tolist(),
-        "axes": None if header is None else axes(header.affine),
+        "shape": None if grid is None else list(grid.shape),
+        "spacing_mm": None if grid is None else np.linalg.norm(grid.affine[:3, :3], axis=0).round(6).tolist(),
+        "axes": None if grid is None else axes(grid.affine),
         "stored_as": None if header is None else str(header.dtype),
         "hu": None
         if values is None

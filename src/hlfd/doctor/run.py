@@ -67,7 +67,7 @@ def _read(root: Path, name: str, options: Mapping[str, Any], *, deep: bool, work
         except InputError:
             if not complaints:
                 raise
-            return DataSet(root, name, Labels({0: 0}, {}, ()), (), deep, tuple(complaints))
+            return DataSet(root, name, Labels({0: 0}, {}, ()), (), deep, tuple(complaints), dicom=_dicom(root, name))
     facts: dict[str, CaseFacts] = {}
     with progress(f"checking {root.resolve().name}", len(source.cases)) as advance:
         for found in _examined(source, make_source, deep, min(workers, len(source.cases))):
@@ -81,6 +81,7 @@ def _read(root: Path, name: str, options: Mapping[str, Any], *, deep: bool, work
         deep,
         tuple(complaints),
         _unused(root, source.cases, complaints),
+        _dicom(root, name),
     )
 
 
@@ -92,6 +93,14 @@ def _build(root: Path, name: str, options: Mapping[str, Any]) -> DataSource:
 def _open(root: Path, name: str, options: Mapping[str, Any]) -> DataSource:
     own = dict(options)
     return open_source(name, root, own, own.pop("patient_of", None))
+
+
+def _dicom(root: Path, source: str) -> tuple[tuple[str, str, str], ...]:
+    if source != "dicom":
+        return ()
+    from hlfd.io import dicom
+
+    return tuple((finding.code, finding.series, finding.text) for finding in dicom.findings(root))
 
 
 def _unused(root: Path, cases: Sequence[Case], complaints: list[str]) -> tuple[Path, ...]:

@@ -32,14 +32,12 @@ def _table(findings: Sequence[Finding]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
     table.add_column("", no_wrap=True)
     table.add_column("check", no_wrap=True)
-    table.add_column("cases", justify="right", no_wrap=True)
-    table.add_column("found, what is done about it, what changes that", ratio=1, overflow="fold")
+    table.add_column("found", ratio=1, overflow="fold")
     for _, group in groupby(sorted(findings, key=_place), key=lambda finding: finding.code):
         same = list(group)
         first = same[0]
-        named = {finding.case for finding in same if finding.case is not None}
         told = Text("\n").join([*_texts(same), *_remedy(first)])
-        table.add_row(Text(first.severity, _STYLE[first.severity]), first.code, str(len(named) or ""), told)
+        table.add_row(Text(first.severity, _STYLE[first.severity]), first.code, told)
     return table
 
 
@@ -60,5 +58,5 @@ def _texts(same: Sequence[Finding]) -> list[Text]:
 
 
 def _remedy(finding: Finding) -> list[Text]:
-    option = f"; {finding.option}" if finding.option else ""
-    return [Text(f"-> {finding.by_default}{option}", "dim")]
+    lines = [f"by default: {finding.by_default}"] + [f"option: {finding.option}"] * (finding.option is not None)
+    return [Text(line, "dim") for line in lines]

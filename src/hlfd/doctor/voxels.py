@@ -15,7 +15,7 @@ class ImageValues:
     """An image's values in HU.
 
     Attributes:
-        voxels: how many there are.
+        shape, affine: of the array that was read.
         not_finite: how many are NaN or infinite.
         minimum, maximum: of the others.
         counts: voxels at each HU from `LOW_HU` to `HIGH_HU`, those beyond at the ends.
@@ -24,7 +24,8 @@ class ImageValues:
         slices: such hashes of the axial slices, without empty ones.
     """
 
-    voxels: int
+    shape: tuple[int, ...]
+    affine: np.ndarray
     not_finite: int
     minimum: float
     maximum: float
@@ -72,7 +73,9 @@ def describe_image(stored: np.ndarray, affine: np.ndarray, slope: float, inter: 
             counts = np.bincount(plane, minlength=len(total))
             total += counts
             digests.add(_digest(counts))
-    return ImageValues(stored.size, not_finite, minimum, maximum, total, _digest(total), frozenset(digests - {""}))
+    return ImageValues(
+        stored.shape, affine, not_finite, minimum, maximum, total, _digest(total), frozenset(digests - {""})
+    )
 
 
 def _digest(counts: np.ndarray) -> str:

@@ -16,9 +16,11 @@ def unpaired(data: DataSet) -> Found:
 
 
 @check_case("unreadable", "error", REFUSED, "mend the file or take the case out")
-def unreadable(facts: CaseFacts, _: DataSet) -> Iterator[str]:
+def unreadable(facts: CaseFacts, data: DataSet) -> Iterator[str]:
     """Damaged, truncated or missing files; headers that say more than the file holds."""
-    yield from facts.problems
+    for problem in facts.problems:
+        if not any(text in problem for _, series, text in data.dicom if series):  # a finding of its own
+            yield problem
 
 
 @check(

@@ -1,5 +1,6 @@
 """Values: HU that are none, labels that were not declared. Needs the voxels."""
 
+import math
 from collections.abc import Iterator
 
 from hlfd.doctor.checks.files import REFUSED
@@ -14,7 +15,7 @@ AS_HU = "taken as HU: the window cuts off what it leaves out"
 def not_finite(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """NaN or infinite voxels."""
     if facts.values and facts.values.not_finite:
-        yield f"{facts.values.not_finite} of {facts.values.voxels} voxels are NaN or infinite"
+        yield f"{facts.values.not_finite} of {math.prod(facts.values.shape)} voxels are NaN or infinite"
 
 
 @check_case("constant-image", "error", REFUSED)

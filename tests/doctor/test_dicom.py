@@ -1,0 +1,112 @@
+"""DICOM: each thing that is wrong with a series is a finding of its own, under the case it belongs to."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_files import ID, NAME, ct_affine, dataset, phantom_hu, save, write_series
+from hlfd.doctor import check_root
+from hlfd.doctor.checks import CHECKS
+from hlfd.io import dicom
+
+
+def in_order(data: Dataset, k: int) -> None:
+    data.InstanceNumber = k + 1
+
+
+def write(root: Path, change: Callable[[Dataset, int], None] = in_order, **options) -> None:
+    write_series(root / "ct", change=change, **options)
+
+
+def at_slice_3(**tags) -> Callable[[Dataset, int], None]:
+    """Tags of one slice; ``shift`` moves it, along x, y, z."""
+
+    def change(data: Dataset, k: int) -> None:
+        in_order(data, k)
+        if k == 3:
+            for name, value in tags.items():
+                if name == "shift":
+                    moved = zip(data.ImagePositionPatient, value, strict=True)
+                    data.ImagePositionPatient = [float(at) + by for at, by in moved]
+                else:
+                    setattr(data, name, value)
+
+    return change
+
+
+def truncated(root: Path) -> None:
+    write(root)
+    path = sorted((root / "ct").iterdir())[2]
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def copied(root: Path) -> None:
+    write(root)
+    shutil.copy(sorted((root / "ct").iterdir())[0], root / "again")
+
+
+def mixed(root: Path) -> None:
+    write(root)
+    write(root, series="1.2.840.2", name="B{n}", seed=1)
+
+
+def beside(root: Path) -> None:
+    write(root)
+    save(dataset(phantom_hu(), ct_affine(), 0, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"), root / "mr")
+
+
+BROKEN: dict[str, Callable[[Path], None]] = {
+    "damaged-file": truncated,
+    "no-position": lambda r: write(r, PixelSpacing=None),
+    "duplicate-position": lambda r: write(r, at_slice_3(shift=(0, 0, -2.5))),
+    "missing-slices": lambda r: write(r, skip=(3,)),
+    "unequal-spacing": lambda r: write(r, at_slice_3(shift=(0, 0, 0.9))),
+    "off-grid": lambda r: write(r, at_slice_3(shift=(2, 0, 0))),
+    "no-rescale": lambda r: write(r, RescaleSlope=None),
+    "not-hu": lambda r: write(r, RescaleType="OD"),
+    "gantry-tilt": lambda r: write(r, affine=ct_affine(tilt_degrees=12)),
+    "single-slice": lambda r: write(r, hu=phantom_hu((12, 10, 1))),
+    "rescale-differs": lambda r: write(r, at_slice_3(RescaleIntercept=-1000.0)),
+    "instance-order": lambda r: write(r, lambda *_: None),
+    "copies": copied,
+    "several-series": mixed,
+    "set-aside": beside,
+}
+ALSO = {"damaged-file": {"dicom-missing-slices"}, "duplicate-position": {"dicom-instance-order"}}
+TREE = {"several-series", "set-aside"}
+
+
+def codes(root: Path, **options) -> set[str]:
+    return {f.code for f in check_root(root, "dicom", **options, workers=1).findings} - {"no-label", "not-hu"}
+
+
+def test_every_finding_of_the_reader_has_its_check_and_its_test():
+    known = {check.code.removeprefix("dicom-") for check in CHECKS if check.code.startswith("dicom-")}
+    assert known == set(BROKEN)
+    assert all(f"``{code}``" in str(dicom.Finding.__doc__) for code in known)
+    assert str(dicom.Finding.__doc__).count("``") == 2 * len(known)
+
+
+def test_a_sound_series(tmp_path: Path):
+    write(tmp_path)
+    assert codes(tmp_path) == codes(tmp_path, deep=True) == set()
+    (case,) = check_root(tmp_path, deep=True, workers=1).document()["cases"]  # recognised
+    assert (case["shape"], case["spacing_mm"]) == ([12, 10, 6], [0.8, 0.7, 2.5])
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_what_is_wrong_with_a_series(tmp_path: Path, code: str):
+    BROKEN[code](tmp_path)
+    assert codes(tmp_path) == {f"dicom-{code}"} | ALSO.get(code, set())
+    report = check_root(tmp_path, "dicom", deep=True, workers=1)
+    found = [finding for finding in report.findings if finding.code not in ("no-label", "not-hu")]
+    assert {finding.code for finding in found} == {f"dicom-{code}"} | ALSO.get(code, set())
+    one = next(finding for finding in found if finding.code == f"dicom-{code}")
+    assert one.case == (None if code in TREE else report.data.cases[0].case.id)
+    wrong = {finding.code: finding.error for finding in dicom.findings(tmp_path)}
+    assert (one.severity == "error") == wrong[code]  # an error is what the reader refuses
+    said = str(report.document())
+    assert NAME not in said and "Doe" not in said and ID not in said
