@@ -97,6 +97,15 @@ def test_a_sound_series(tmp_path: Path):
     assert (case["shape"], case["spacing_mm"]) == ([12, 10, 6], [0.8, 0.7, 2.5])
 
 
+def test_series_in_one_zip_are_no_copies(tmp_path: Path):
+    mixed(tmp_path / "tree")
+    shutil.make_archive(str(tmp_path / "both"), "zip", tmp_path / "tree")
+    assert codes(tmp_path / "both.zip") == {"dicom-several-series"}
+    write(tmp_path / "tree" / "later", series="1.2.840.3")
+    assert codes(tmp_path / "tree") == {"dicom-several-series"}  # another series UID makes other files
+    assert codes(tmp_path / "tree", deep=True) == {"dicom-several-series", "duplicate-case"}
+
+
 @pytest.mark.parametrize("code", BROKEN)
 def test_what_is_wrong_with_a_series(tmp_path: Path, code: str):
     BROKEN[code](tmp_path)

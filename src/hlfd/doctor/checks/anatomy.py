@@ -44,5 +44,5 @@ def feet_first(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """The lungs at the lower end of the image."""
     if facts.anatomy is not None and facts.anatomy.lungs_ml is not None:
         lower_ml, upper_ml = facts.anatomy.lungs_ml
-        if lower_ml > 500 and lower_ml > 4 * upper_ml:
+        if lower_ml > 350 and lower_ml > 4 * upper_ml:
             yield f"{lower_ml:.0f} ml of air in the body's lower third, {upper_ml:.0f} ml in the upper: upside down"

@@ -1,6 +1,6 @@
 """Cases beside each other: copies, one patient under two names, patients of another data set."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -65,7 +65,9 @@ def _copies(data: DataSet) -> list[tuple[str, str]]:
             if facts.values is not None and facts.values.digest:
                 groups[facts.values.digest].append(facts.case.id)
     else:
-        files = {facts.case.id: facts.case.image for facts in data.cases if all(p.is_file() for p in facts.case.image)}
+        users = Counter(path for facts in data.cases for path in facts.case.image)  # a zip may hold several cases
+        own = [facts.case for facts in data.cases if all(users[p] == 1 and p.is_file() for p in facts.case.image)]
+        files = {case.id: case.image for case in own}
         sizes: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for case, paths in files.items():
             sizes[tuple(path.stat().st_size for path in paths)].append(case)

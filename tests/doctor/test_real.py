@@ -1,0 +1,55 @@
+"""Real CT: organs where they belong, and what flips do to them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hlfd.doctor import check_root
+from hlfd.doctor.anatomy import examine_anatomy
+from hlfd.io import nifti
+from hlfd.labels import Labels
+
+LABELS = Labels({0: 0, 5: 1, 2: 2, 3: 3}, {"liver": (1,), "kidney": (2, 3)}, ("liver", "kidney_right", "kidney_left"))
+
+
+@pytest.fixture(scope="module")
+def scan(shared_data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """HU, class indices and affine of a trunk, 3 mm."""
+    folder = shared_data / "totalsegmentator"
+    if not (folder / "ct_3mm.nii.gz").is_file():
+        pytest.skip("needs ../shared/data/totalsegmentator/ct_3mm.nii.gz")
+    image, label = nifti.read_image(folder / "ct_3mm.nii.gz"), nifti.read_label(folder / "ct_3mm_segmentation.nii.gz")
+    classes = np.zeros(label.shape, np.uint8)
+    for value, index in LABELS.raw.items():
+        classes[label.voxels == value] = index
+    return image.voxels, classes, image.affine
+
+
+def test_organs_of_a_real_trunk(scan):
+    hu, classes, affine = scan
+    found = examine_anatomy(hu, affine, classes, LABELS)
+    assert found is not None and found.lungs_ml is not None and found.bones_front is not None
+    assert found.right["liver"] > 0.2
+    assert found.front["kidney"] < -0.2
+    assert found.bones_front < 0
+    assert found.lungs_ml[1] > 4 * found.lungs_ml[0]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_flip_of_a_real_trunk_shows(scan, axis: int):
+    hu, classes, affine = scan
+    found = examine_anatomy(np.flip(hu, axis), affine, np.flip(classes, axis), LABELS)
+    assert found is not None and found.lungs_ml is not None
+    assert (found.right["liver"] < -0.1) == (axis == 0)
+    assert (found.front["kidney"] > 0.15) == (axis == 1)
+    assert (found.lungs_ml[0] > 4 * found.lungs_ml[1]) == (axis == 2)
+
+
+def test_labels_without_images(shared_data: Path):
+    root = shared_data / "kits19_masks"
+    if not root.is_dir():
+        pytest.skip("needs ../shared/data/kits19_masks")
+    report = check_root(root, workers=1)
+    assert {finding.code for finding in report.findings} == {"unpaired"}
+    assert report.count("error") == len(list(root.iterdir()))
