@@ -176,8 +176,7 @@ class _Measure:
 def _read(path: Path, labels: Labels) -> Volume:
     """Class indices. Raises `InputError` if the header gives another spacing than the affine: which one is right?"""
     volume = nifti.read_label(path)
-    header: Any = nib.load(path)
-    zooms = tuple(map(float, header.header.get_zooms()[:3]))
+    zooms = nifti.read_header(path).pixdim_mm[:3]
     if not np.allclose(zooms, volume.spacing_mm, rtol=1e-3):
         said, derived = (" x ".join(f"{mm:.4g}" for mm in values) for values in (zooms, volume.spacing_mm))
         raise InputError(f"{path}: its header says a spacing of {said} mm, its affine {derived} mm")
@@ -198,6 +197,7 @@ def read_probabilities(path: Path) -> Probabilities:
     Raises:
         InputError: no such file, not a whole NIfTI file, other than 3 or 4 axes.
     """
+    nifti.read_header(path)  # whose size fits the file's
     try:
         image: Any = nib.load(path)
         values = np.asanyarray(image.dataobj, dtype=np.float32)
