@@ -179,7 +179,7 @@ def unit(facts: CaseFacts, _: DataSet) -> Iterator[str]:
             yield f"{what}: the header says its spacing is in {header.unit}"
 
 
-@check_case("implausible-spacing", "warning", "kept as it is", "preprocess.spacing_mm resamples")
+@check_case("implausible-spacing", "warning", "kept as it is", "preprocess.spacing_mm, preprocess.slice_mm")
 def implausible_spacing(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Pixels or distances between slices that no CT has."""
     header = facts.image
@@ -189,7 +189,7 @@ def implausible_spacing(facts: CaseFacts, _: DataSet) -> Iterator[str]:
             yield f"{_mm(spacing)}: CT has pixels of 0.2 to 6 mm and slices up to 12 mm apart"
 
 
-@check("spacing-outlier", "note", "kept as it is", "preprocess.spacing_mm resamples")
+@check("spacing-outlier", "note", "kept as it is", "preprocess.spacing_mm, preprocess.slice_mm")
 def spacing_outlier(data: DataSet) -> Found:
     """A spacing far from the others': beyond Tukey's outer fences, of at least 8 cases."""
     known = [facts for facts in data.cases if facts.image is not None and _invertible(facts.image)]
