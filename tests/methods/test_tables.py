@@ -256,3 +256,12 @@ def test_the_released_pixel_term_shrinks_with_the_student_s_channels():
     weight, bias = torch.empty(6, 3).uniform_(-bound, bound), torch.empty(6, 1).uniform_(-bound, bound)
     projected = torch.einsum("kc,nchw->nkhw", weight, teacher) + bias[..., None]
     torch.testing.assert_close(result, PixelLoss(4)(student, projected, torch.empty(0)) / 3)
+
+
+@pytest.mark.parametrize("method", ["hlfd", "hifd", "ifd", "dkd_deep"])
+def test_pixel_terms_at_the_taps_own_resolution(method):
+    built = plugins.load("methods", method, STUDENT, TEACHER, classes=CLASSES, resolution="student")
+    pixels = [term.loss for term in built if isinstance(term.loss, PixelLoss)]
+    assert pixels
+    known = pixels[0].knowledge(torch.randn(1, CLASSES, 8, 8), (4, 4), torch.zeros(1, 8, 8, dtype=torch.long))
+    assert known.shape == (1, CLASSES, 4, 4)

@@ -1,6 +1,6 @@
 """Individual feedback alone: the HLFD paper's ablation (arXiv 2311.16700)."""
 
-from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss
+from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss, Resolution
 from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Power, Temperature, Weight
 
@@ -15,6 +15,7 @@ def build(
     temperature: Temperature = 4.0,
     power: Power = 4.0,
     average: Average = "pixels",
+    resolution: Resolution = "full",
 ) -> list[Term]:
     """Individual feedback: the teacher's final layer to single layers of the student.
 
@@ -27,8 +28,9 @@ def build(
         temperature: T of the softmax on both sides.
         power: p of the importance map.
         average: ``pixels``, the paper's mean over pixels, or ``classes``: every class counts alike, see `PixelLoss`.
+        resolution: of the pixel terms, ``full``, the source's, or ``student``, the tap's own; see `PixelLoss`.
     """
-    maps, pixels = ImportanceMapLoss(power), PixelLoss(temperature, average)
+    maps, pixels = ImportanceMapLoss(power), PixelLoss(temperature, average, resolution)
     table = [
         *[(f"pixel.{tap}", pixels, alpha, (tap,), ("logits",)) for tap in ("logits", "d4", "d2")],
         *[(f"map.{tap}", maps, beta, (tap,), ("e5",)) for tap in ("e5", "e2", "e4")],

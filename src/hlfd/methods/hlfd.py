@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.losses import Average, DistillationLoss, ImportanceMapLoss, PixelLoss, product, resize
+from hlfd.distill.losses import Average, DistillationLoss, ImportanceMapLoss, PixelLoss, Resolution, product, resize
 from hlfd.distill.terms import Row, Taps, Term, terms
 from hlfd.errors import InputError
 from hlfd.methods._options import Power, Temperature, Weight
@@ -65,6 +65,7 @@ def build(
     temperature: Temperature = 4.0,
     power: Power = 4.0,
     average: Average = "pixels",
+    resolution: Resolution = "full",
     feature: bool = True,
     pixel: bool = True,
     unified: bool = True,
@@ -84,19 +85,21 @@ def build(
         temperature: T of the softmax on both sides.
         power: p of the importance map.
         average: ``pixels``, the paper's mean over pixels, or ``classes``: every class counts alike, see `PixelLoss`.
+        resolution: of the pixel terms, ``full``, the source's, or ``student``, the tap's own; see `PixelLoss`.
         feature: with the feature level, FLFD.
         pixel: with the pixel level, PLFD.
         unified: with the first half of each line, the middle layers together to the earliest.
         individual: with the second half of each line, the final layer to each intermediate one.
         variant: ``released`` is for study only: the pixel terms as the authors' script computes them, see
-            `ReleasedPixelLoss`, with the student's d5 compared with itself. It has no heads and no ``average``.
+            `ReleasedPixelLoss`, with the student's d5 compared with itself. It has no heads, no ``average`` and no
+            ``resolution``.
 
     Raises:
         InputError: the switches leave no term.
     """
     maps = ImportanceMapLoss(power)
     if variant == "corrected":
-        deep = pixels = PixelLoss(temperature, average)
+        deep = pixels = PixelLoss(temperature, average, resolution)
     else:
         deep, pixels = ReleasedDeepLoss(), ReleasedPixelLoss(temperature)
     table: list[Row] = []

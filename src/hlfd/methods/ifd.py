@@ -1,7 +1,7 @@
 """Integrated feedback: the HLFD paper's ablation (arXiv 2311.16700)."""
 
 from hlfd.distill.features import DECODER, ENCODER
-from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss
+from hlfd.distill.losses import Average, ImportanceMapLoss, PixelLoss, Resolution
 from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Power, Temperature, Weight
 
@@ -16,6 +16,7 @@ def build(
     temperature: Temperature = 4.0,
     power: Power = 4.0,
     average: Average = "pixels",
+    resolution: Resolution = "full",
 ) -> list[Term]:
     """Integrated feedback: the teacher's final layer to all layers of the student together.
 
@@ -27,8 +28,9 @@ def build(
         temperature: T of the softmax on both sides.
         power: p of the importance map.
         average: ``pixels``, the paper's mean over pixels, or ``classes``: every class counts alike, see `PixelLoss`.
+        resolution: of the pixel terms, ``full``, the source's, or ``student``, the tap's own; see `PixelLoss`.
     """
-    maps, pixels = ImportanceMapLoss(power), PixelLoss(temperature, average)
+    maps, pixels = ImportanceMapLoss(power), PixelLoss(temperature, average, resolution)
     table = [
         ("pixel.logits", pixels, alpha, ("logits",), ("logits",)),
         ("pixel.decoder", pixels, alpha, DECODER, ("logits",)),
