@@ -135,6 +135,9 @@ def test_nnunet_files_elsewhere(layouts, three, tmp_path: Path):
     (root / "labelsTr" / "case_00001.nii.gz").unlink()
     with pytest.raises(InputError, match=r"labelsTr/case_00001\.nii\.gz: no such file, dataset\.json lists it"):
         open_source("nnunet", root, {})
+    described(root, lambda d: d["dataset"].update({"../x": d["dataset"]["case_00000"]}))
+    with pytest.raises(InputError, match=r"dataset: expected a name of a case without a path, got '\.\./x'"):
+        open_source("nnunet", root, {})
     described(root, lambda d: d.update(dataset=["x"]))
     with pytest.raises(InputError, match=r'dataset: expected {CASE: {"images"'):
         open_source("nnunet", root, {})

@@ -89,6 +89,8 @@ def _listed_cases(root: Path, where: Path, listed: Any, channel: int) -> list[Ca
     cases: list[Case] = []
     try:
         for name, files in sorted(listed.items()):
+            if Path(name).name != name:
+                raise InputError(f"{where}: dataset: expected a name of a case without a path, got {name!r}")
             cases.append(Case(name, name, (root / files["images"][channel],), (root / files["label"],)))
     except (AttributeError, KeyError, IndexError, TypeError):
         raise InputError(f'{where}: dataset: expected {{CASE: {{"images": [...], "label": ...}}}}') from None
