@@ -122,6 +122,9 @@ def test_several_scans_of_a_patient(layouts, three, tmp_path: Path):
     assert workspace.patients == ["a", "b"]
     assert [case.id for case in workspace.cases(["a"])] == ["case_00000", "case_00002"]
     assert {c.id: c.patient for c in workspace.store.cases.values()}["case_00002"] == "a"
+    path.write_text(json.dumps({"case_00000": "a", "case_00001": "b", "case_00002": "c"}))
+    workspace = Workspace(recipe.from_values(values, "x"), 1)
+    assert workspace.store.patients == ["a", "b", "c"]  # the store keeps up
     by_pattern = open_source("kits", root, {}, patient_of=r"case_0000(\d)")
     assert [case.patient for case in by_pattern.cases] == ["0", "1", "2"]
     assert {case.patient for case in open_source("kits", root, {}, patient_of="case").cases} == {"case"}

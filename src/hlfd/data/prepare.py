@@ -59,7 +59,7 @@ def prepare(
     settings |= {"cases": [case.id for case in cases], "plan": plan}
     if before != settings:
         write_json(root / "store.json", settings)
-    waiting = [case for case in cases if not store.finished(root, case.id, source_files(case))]
+    waiting = [case for case in cases if not store.finished(root, case, source_files(case))]
     do = partial(_prepare_case, preprocess=preprocess, root=root)
     over_cases("preparing", make_source, source, waiting, do, workers=workers)
     prepared = store.Store(root)

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from hlfd.data.store import Store, StoredCase
 from hlfd.errors import InputError
 
@@ -122,11 +124,12 @@ def _spread(order: list[str], n: int, chance: random.Random) -> list[str]:
 
 
 def tumor_volumes(store: Store, classes: Collection[int]) -> dict[str, float]:
-    """Patient -> volume of these classes in the prepared stacks, over all cases with labels."""
+    """Patient -> mm³ of these classes in the prepared stacks, over all cases with labels."""
     volumes: dict[str, float] = defaultdict(float)
     for case in store.cases.values():
         if case.labelled:
-            volumes[case.patient] += float(case.counts[:, list(classes)].sum())
+            voxel_mm3 = abs(float(np.linalg.det(case.geometry.affine[:3, :3])))
+            volumes[case.patient] += voxel_mm3 * float(case.counts[:, list(classes)].sum())
     return dict(volumes)
 
 
@@ -137,7 +140,7 @@ def require_distinct(store: Store, split: Split) -> None:
     for case in store.cases.values():
         if case.patient not in part_of:
             continue
-        other = first.setdefault(case.sha256, case)
+        other = first.setdefault(case.image_sha256, case)
         parts = part_of[other.patient], part_of[case.patient]
         if parts[0] != parts[1]:
             raise InputError(

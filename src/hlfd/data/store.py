@@ -54,6 +54,11 @@ class StoredCase:
         """Whether the case has labels."""
         return self.counts.shape[1] > 0
 
+    @property
+    def image_sha256(self) -> str:
+        """Of the image's file: the same scan, prepared alike, has the same, whoever labelled it."""
+        return next(sha256 for name, sha256 in self.files.items() if name.startswith(f"{self.id}.image."))
+
 
 class Store:
     """A prepared data set, opened read-only. Any number of processes may read it.
@@ -218,10 +223,12 @@ def write_case(
     write_json(_side(root, case.id), {"id": case.id, **side})
 
 
-def finished(root: Path, case: str, source: list[list[Any]]) -> bool:
-    """Whether the case has been prepared from files that have not changed since."""
-    side = _side(root, case)
-    return side.exists() and _read_side(root, case)["source"] == source
+def finished(root: Path, case: Case, source: list[list[Any]]) -> bool:
+    """Whether the case has been prepared, for the same patient, from files that have not changed since."""
+    if not _side(root, case.id).exists():
+        return False
+    found = _read_side(root, case.id)
+    return found["source"] == source and found["patient"] == case.patient
 
 
 def _slabs(count: int) -> list[slice]:

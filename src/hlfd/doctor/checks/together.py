@@ -8,7 +8,7 @@ from pathlib import Path
 from hlfd.doctor.facts import CaseFacts
 from hlfd.doctor.registry import WHOLE, DataSet, Found, check
 
-APART = "a split with the same scan, labels included, in two parts is refused; else both are kept"
+APART = "a split with the same scan in two parts is refused; else both are kept"
 NAMES = "patients are split by their names, so one can come into training and test"
 JOIN = "source.patient_of puts cases under one patient; split.file"
 
