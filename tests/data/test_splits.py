@@ -318,5 +318,15 @@ def test_the_folds_that_come_with_the_data(tmp_path: Path, hlfd, kits_root: Path
     assert len(json.loads((tmp_path / "out" / "splits.json").read_text())["folds"]) == 1
     shutil.rmtree(tmp_path / "out")
     path = preprocessed / "splits_final.json"
+    kept = path.rename(tmp_path / "kept.json")
+    for kind, file in (("images", f"{cases[1]}_0000.nii.gz"), ("labels", f"{cases[1]}.nii.gz")):
+        (raw / f"{kind}Ts").mkdir()
+        (raw / f"{kind}Tr" / file).rename(raw / f"{kind}Ts" / file)
+    ended = hlfd("prepare", recipe_of(tmp_path, raw, "{validation: 1}"), "--workers", 1)
+    assert ended.code == 0, ended.err
+    (fold,) = json.loads((tmp_path / "out" / "splits.json").read_text())["folds"]
+    assert fold["test"] == [cases[1]]
+    shutil.rmtree(tmp_path / "out")
+    kept.rename(path)
     ended = hlfd("prepare", recipe_of(tmp_path, kits_root, f"{{validation: 1, file: {path}}}"), "--workers", 1)
     assert ended.code == 0, ended.err

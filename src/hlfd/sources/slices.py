@@ -48,7 +48,11 @@ def build(
     The files carry no spacing: distances and volumes count pixels.
     """
     image_folder, mask_folder = _layouts.require_folder(root) / "images", root / "masks"
-    files = [p for p in sorted(_layouts.require_folder(image_folder).iterdir()) if p.suffix in images.SUFFIXES]
+    files = [
+        p
+        for p in sorted(_layouts.require_folder(image_folder).iterdir())
+        if p.suffix in images.SUFFIXES and p.name[0] != "."
+    ]
     if not files:
         raise InputError(f"{image_folder}: expected case_XXXXX_slice_YYYY.png or .npy, found none")
     patients: dict[str, list[Path]] = defaultdict(list)
