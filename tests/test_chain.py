@@ -102,7 +102,7 @@ def test_volume_in_hu_is_prepared_predicted_and_measured_on_its_own_grid(
     out = ("--output", tmp_path / "evaluation")
     for command in (
         ("prepare", steps, *changes),
-        ("predict", model, root / "imaging.nii.gz", tmp_path / "labels.nii.gz"),
+        ("predict", "-m", model, "-i", root / "imaging.nii.gz", "-o", tmp_path / "labels.nii.gz"),
         ("evaluate", model, steps, *changes, "--part", "all", *out),
     ):
         ended = hlfd(*command)

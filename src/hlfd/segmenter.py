@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 from hlfd import plugins
+from hlfd.data.postprocess import Postprocess
 from hlfd.data.preprocess import Preprocess
 from hlfd.distill.features import Tapped
 from hlfd.errors import InputError
@@ -37,6 +38,7 @@ class Segmenter:
         preprocess: what was done to the images it learned from.
         labels: what its classes mean.
         learned_from: `patient_keys` of the patients used to train it or to choose it.
+        postprocess: what is done to its label maps.
         facts: how it was made: recipe, seed, method, scores. For people; nothing reads it to decide.
     """
 
@@ -47,11 +49,13 @@ class Segmenter:
     labels: Labels
     learned_from: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    postprocess: Postprocess = field(default_factory=Postprocess)
 
     def __post_init__(self) -> None:
         self.network.eval()
         if self.network.classes != self.labels.classes:
             raise InputError(f"network of {self.network.classes} classes, labels of {self.labels.classes}")
+        self.postprocess.require_fits(self.labels)
 
     @property
     def parameters(self) -> int:
@@ -81,6 +85,7 @@ class Segmenter:
             "in_channels": self.network.in_channels,
             "dims": self.network.dims,
             "preprocess": self.preprocess.model_dump(mode="json"),
+            "postprocess": self.postprocess.model_dump(mode="json"),
             "labels": {
                 "names": list(self.labels.names),
                 "regions": {k: list(v) for k, v in self.labels.regions.items()},
@@ -158,7 +163,9 @@ class Segmenter:
     def of(cls, described: "Description", network: Tapped, learned_from: frozenset[str] = frozenset()) -> Self:
         """A network as it is described."""
         d = described
-        return cls(network, d.network_name, d.network_options, d.preprocess, d.labels, learned_from, d.facts)
+        return cls(
+            network, d.network_name, d.network_options, d.preprocess, d.labels, learned_from, d.facts, d.postprocess
+        )
 
 
 class Description(NamedTuple):
@@ -171,6 +178,7 @@ class Description(NamedTuple):
     preprocess: Preprocess
     labels: Labels
     facts: dict[str, Any]
+    postprocess: Postprocess
 
     @classmethod
     def of(cls, known: Mapping[str, Any], path: Path) -> "Description":
@@ -183,7 +191,9 @@ class Description(NamedTuple):
                 tuple(raw["names"]),
             )
             name, preprocess = options.pop("name"), Preprocess(**known["preprocess"])
-            return cls(name, options, known["in_channels"], known["dims"], preprocess, labels, dict(known["facts"]))
+            postprocess = Postprocess(**known.get("postprocess", {}))
+            facts = dict(known["facts"])
+            return cls(name, options, known["in_channels"], known["dims"], preprocess, labels, facts, postprocess)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _not_described(path, error) from None
 

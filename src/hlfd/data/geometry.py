@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,7 +65,7 @@ class Geometry:
             float32, (slices, rows, columns) of the prepared grid, in the units of ``upright``.
         """
         span = self.upright_span(prepared)
-        inside, within = self._overlap()
+        inside, within = self.overlap()
         same = self.upright[1:] == self.resampled[1:]
         part = upright[span.start : span.stop]
         part = part[:, inside[0], inside[1]] if same else part
@@ -87,7 +86,7 @@ class Geometry:
         """Prepared slices of class indices (uint8), each voxel the nearest of the upright volume; padding is 0."""
         first = prepared.start + self.start[0]
         slices = nearest(self.upright[0], self.resampled[0])[first : first + prepared.stop - prepared.start]
-        inside, within = self._overlap()
+        inside, within = self.overlap()
         rows, columns = (
             nearest(have, wanted)[part]
             for have, wanted, part in zip(self.upright[1:], self.resampled[1:], inside, strict=True)
@@ -116,7 +115,7 @@ class Geometry:
         along = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).to(scores)
         plane = torch.tensordot(along, scores, 1)
         plane[:, 0] += (1 - along.sum(1))[:, None, None]
-        inside, within = self._overlap()
+        inside, within = self.overlap()
         if self.resampled[1:] != self.shape[1:] or self.start[1:] != (0, 0):
             whole = plane.new_zeros((*plane.shape[:2], *self.resampled[1:]))
             whole[:, 0] = 1
@@ -138,7 +137,7 @@ class Geometry:
         back[np.ix_(*known)] = labels[np.ix_(*(i[k] for i, k in zip(index, known, strict=True)))]
         return back
 
-    def _overlap(self) -> tuple[list[slice], list[slice]]:
+    def overlap(self) -> tuple[list[slice], list[slice]]:
         """Where the box and the resampled plane overlap, for rows and columns: in the plane, and in the box."""
         inside: list[slice] = []
         within: list[slice] = []
@@ -221,6 +220,8 @@ def body_box(upright: np.ndarray, spacing_mm: Sequence[float], air_hu: float) ->
         upright: HU.
         air_hu: air is below this, or below `SOFT_HU` where that is higher.
     """
+    from scipy import ndimage
+
     steps = [max(1, round(COARSE_MM / mm)) for mm in spacing_mm]
     coarse = upright[:: steps[0], :: steps[1], :: steps[2]] > max(air_hu, SOFT_HU)
     found: Any = ndimage.label(ndimage.binary_opening(coarse, np.ones((1, 3, 3), bool)))

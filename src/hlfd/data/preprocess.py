@@ -10,13 +10,9 @@ from torch import Tensor
 from hlfd.data.geometry import Geometry, Shape, body_box, resampled_affine, resize, shifted_affine
 from hlfd.errors import InputError
 from hlfd.plugins import Section
-from hlfd.volume import Volume
+from hlfd.volume import AXCODES, Volume
 
 __all__ = ["AXCODES", "GridOptions", "Pixels", "Preprocess", "Window", "resize"]
-
-AXCODES = "SPL"
-"""Prepared volumes are stacks of axial slices in radiological view: slices to superior, rows to posterior, columns to
-the patient's left."""
 
 Pixels = Annotated[int, Field(ge=8)]
 Slices = Annotated[int, Field(ge=2)]

@@ -8,7 +8,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map
 from torch import Tensor
 
 from hlfd.data.geometry import Shape
@@ -76,5 +75,7 @@ def importance(window: Sequence[int]) -> Tensor:
 
     Float32, at most 1, positive everywhere, so that every voxel has a weight to be divided by.
     """
+    from monai.data.utils import compute_importance_map
+
     weights = compute_importance_map(tuple(window), mode="gaussian", sigma_scale=0.125)
     return weights.float().clamp_min(1e-3)

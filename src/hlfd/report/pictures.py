@@ -119,17 +119,17 @@ def slice_picture(
     # The reference lies below: it shows where a model differs from it.
     for ids in regions.values() if reference is not None else ():
         assert reference is not None
-        _contour(axes, np.isin(reference, ids), spacing_mm, REFERENCE_COLOUR, 1.8 if close else 1.1, dashed=True)
+        contour(axes, np.isin(reference, ids), spacing_mm, REFERENCE_COLOUR, 1.8 if close else 1.1, dashed=True)
     for i, ids in enumerate(regions.values()):
-        _contour(axes, np.isin(labels, ids), spacing_mm, REGION_COLOURS[i % len(REGION_COLOURS)], 2.4 if close else 1.7)
+        contour(axes, np.isin(labels, ids), spacing_mm, REGION_COLOURS[i % len(REGION_COLOURS)], 2.4 if close else 1.7)
     if marked is not None:
         size = (marked.right - marked.left, marked.bottom - marked.top)
         axes.add_patch(Rectangle((marked.left, marked.top), *size, fill=False, ec="#ffffffd0", lw=1.1, ls=(0, (2, 2))))
     if close:
         _scale_bar(axes, view)
     else:
-        _write(axes, "R", 0.03, 0.5, "left")
-        _write(axes, "L", 0.97, 0.5, "right")
+        write(axes, "R", 0.03, 0.5, "left")
+        write(axes, "L", 0.97, 0.5, "right")
     return _png(figure, Image.Quantize.MEDIANCUT)  # nearly every grey keeps its own entry
 
 
@@ -172,7 +172,7 @@ def importance_picture(
             interpolation="bilinear",
         )
         axes.set(xlim=(view.left, view.right), ylim=(view.bottom, view.top))
-    _contour(axes, target, spacing_mm, REFERENCE_COLOUR, 1.3)
+    contour(axes, target, spacing_mm, REFERENCE_COLOUR, 1.3)
     return _png(figure, Image.Quantize.MAXCOVERAGE)
 
 
@@ -192,7 +192,7 @@ def _canvas(
     return figure, axes
 
 
-def _contour(
+def contour(
     axes: Axes,
     mask: np.ndarray,
     spacing_mm: tuple[float, float],
@@ -201,6 +201,7 @@ def _contour(
     *,
     dashed: bool = False,
 ) -> None:
+    """Draw the border of a boolean mask (rows, columns)."""
     if not mask.any():
         return
     padded = np.pad(mask, 1).astype(np.float64)  # a mask that touches the border has a closed line too
@@ -216,10 +217,11 @@ def _scale_bar(axes: Axes, view: Box) -> None:
     length = next((mm for mm in (100, 50, 20, 10, 5) if mm < 0.35 * side), 1)
     right, y = view.right - 0.04 * side, view.bottom - 0.05 * side
     axes.plot([right - length, right], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=_SHADOW)
-    _write(axes, f"{length} mm", 0.96, 0.07, "right")
+    write(axes, f"{length} mm", 0.96, 0.07, "right")
 
 
-def _write(axes: Axes, text: str, x: float, y: float, side: str) -> None:
+def write(axes: Axes, text: str, x: float, y: float, side: str) -> None:
+    """Write on a slice; ``x`` and ``y`` as shares of its size, from the lower left."""
     axes.text(
         x, y, text, ha=side, va="bottom", color="white", fontsize=13, transform=axes.transAxes, path_effects=_SHADOW
     )

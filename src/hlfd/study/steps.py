@@ -18,7 +18,7 @@ from hlfd.data.store import Store
 from hlfd.errors import InputError
 from hlfd.evaluation import protocols
 from hlfd.evaluation.protocols import CaseResult, Protocol, evaluate_case, write_evaluation
-from hlfd.inference import predict
+from hlfd.inference import Predictor
 from hlfd.io import nifti
 from hlfd.machine import Machine
 from hlfd.progress import console, progress
@@ -332,10 +332,10 @@ def evaluate(
     leaked = model.learned_from & patient_keys(workspace.data_name, patients)
     if leaked and part in ("test", "all"):
         raise InputError(f"{model_folder}: learned from {len(leaked)} of the {len(patients)} patients to be tested on")
-    cases, results = workspace.cases(patients), list[CaseResult]()
+    cases, results, predictor = workspace.cases(patients), list[CaseResult](), Predictor(model)
     with progress(f"evaluating {folder.name}", len(cases)) as advance:
         for case in cases:
-            prediction = predict(model, source.read_image(case))
+            prediction = predictor.predict(source.read_image(case))
             nifti.write_label(folder / "predictions" / f"{case.id}.nii.gz", prediction, model.description)
             reference = source.read_label(case)
             results.append(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -120,6 +121,20 @@ def ready(machine: Machine) -> None:
     console.quiet = not first_process()
 
 
+def _spacing_range_mm(job: Job) -> list[list[float]] | None:
+    """Least and largest spacing of the training patients' own slices, rows and columns; None: their files have none."""
+    spacing = np.array(
+        [
+            np.linalg.norm(case.geometry.affine[:3, :3], axis=0) * case.geometry.resampled / case.geometry.upright
+            for case in job.store.cases.values()
+            if case.patient in job.split.train
+        ]
+    )
+    if (spacing == 1).all():  # images without a spacing have this one
+        return None
+    return np.stack([spacing.min(0), spacing.max(0)], 1).tolist()
+
+
 def _ignore_advice() -> None:
     """Lightning's advice that doesn't fit these runs."""
     for advice in (
@@ -195,6 +210,7 @@ def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: S
         "teachers": [teacher.pretrained.description for teacher in teachers],
         "terms": module.teaching.table(),
         "training": job.training.model_dump(),
+        "training_spacing_mm": _spacing_range_mm(job),
         "rank_seeds": [rank_seed(job.seed, 0, rank, module.ranks) for rank in range(module.ranks)],
     }
     model = Segmenter(

@@ -1,0 +1,179 @@
+"""What ``hlfd predict`` does, from its options to its exit code."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from hlfd.errors import InputError, nearest
+from hlfd.inference.inputs import find_inputs
+from hlfd.inference.orientations import Tta
+from hlfd.inference.outputs import Target, Wanted, require_writable
+from hlfd.inference.report import write_report
+from hlfd.inference.run import Case, Draw, Reading, predict_all
+from hlfd.inference.stages import Stages
+from hlfd.io import nifti
+from hlfd.machine import keep_freed_memory
+from hlfd.progress import Advance, console, progress
+
+if TYPE_CHECKING:
+    from hlfd.data.postprocess import Postprocess
+    from hlfd.inference.predictor import Predictor
+    from hlfd.segmenter import Segmenter
+
+FORMATS = ("nifti", "seg", "both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The options of ``hlfd predict``; see there."""
+
+    model: Path
+    input: Path
+    output: Path
+    form: str | None = None
+    separate: bool = False
+    probabilities: bool = False
+    statistics: bool = False
+    preview: bool = False
+    report: Path | None = None
+    series: str | None = None
+    resume: bool = False
+    quiet: bool = False
+    device: str | None = None
+    threads: int | None = None
+    batch_size: int = 4
+    step_size: float = 0.5
+    tta: str = "none"
+    keep_largest: tuple[str, ...] = ()
+    lesions_inside: bool | None = None
+    smallest_lesion_mm3: float | None = None
+
+    def run(self, load: Callable[[Path, int | None], "Segmenter"], draw: Draw, say: Callable[[Path], None]) -> int:
+        """Segment everything. What can be refused is refused before torch is imported.
+
+        Args:
+            load: opens the model, to be run by this many threads (None: one a core).
+            draw: for previews.
+            say: called with each result's file.
+
+        Returns:
+            how many of several images failed.
+
+        Raises:
+            InputError: options, input, output or a model that can't be used; or the only image can't be.
+            OSError: the only image failed at run time.
+        """
+        self._require_choices()
+        if not self.model.exists():
+            raise InputError(f"{self.model}: no such file or folder; expected a model")
+        inputs = find_inputs(self.input, self.series, leave_out=self.output)
+        target = Target.of(self.output, self._wanted, inputs, resume=self.resume)
+        if self.report is not None:
+            require_writable(self.report.parent)
+        start = Stages()
+        with start("start"):
+            keep_freed_memory()
+            reading = Reading(inputs, target)
+            predictor = self._predictor(load)
+        several = len(inputs) > 1
+        with self._bar(f"segmenting {len(inputs)} images", len(inputs) if several else None) as advance:
+
+            def finished(case: Case) -> None:
+                for path in case.files:
+                    say(path)
+                for warning in case.warnings:
+                    _tell(f"warning: {case.name}: {warning}")
+                if case.error is not None and several:
+                    _tell(_one_line(case.error))
+                if advance is not None:
+                    advance()
+
+            def watch(slices: int) -> AbstractContextManager[Advance | None]:
+                return self._bar("segmenting", None if several else slices)
+
+            cases = predict_all(reading, predictor, draw=draw, watch=watch, finished=finished)
+        failed = [case for case in cases if case.error is not None]
+        if self.report is not None:
+            write_report(self.report, cases, predictor, self.model, start.seconds["start"])
+        if failed and several:
+            _tell(f"{len(failed)} of {len(cases)} images failed, the reasons are above; what is finished stays")
+        elif failed:
+            error = failed[0].error
+            raise error if isinstance(error, InputError | OSError) else OSError(_one_line(error))
+        return len(failed)
+
+    @property
+    def _wanted(self) -> Wanted:
+        form = self.form or ("seg" if self.output.suffix.lower() == ".dcm" else "nifti")
+        return Wanted(
+            nifti=form != "seg",
+            separate=self.separate,
+            seg=form != "nifti",
+            probabilities=self.probabilities,
+            statistics=self.statistics,
+            preview=self.preview,
+        )
+
+    def _require_choices(self) -> None:
+        for name, value, choices in (("format", self.form, FORMATS), ("tta", self.tta, get_args(Tta))):
+            if value is not None and value not in choices:
+                raise InputError(
+                    f"--{name}: expected one of {', '.join(choices)}, got '{value}'{nearest(value, choices)}"
+                )
+        if self.output.suffix.lower() == ".dcm" and self.form in ("nifti", "both"):
+            raise InputError(f"{self.output}: a .dcm file holds a SEG; --format {self.form} needs a folder")
+        if nifti.suffix_of(self.output) and self.form == "seg":
+            raise InputError(f"{self.output}: --format seg writes DICOM; expected a folder or a name ending in .dcm")
+        if nifti.suffix_of(self.output) and self.separate:
+            raise InputError(f"{self.output}: --separate writes a file for each label; expected a folder")
+        for text in self.keep_largest:
+            _region_and_count(text)
+
+    def _predictor(self, load: Callable[[Path, int | None], "Segmenter"]) -> "Predictor":
+        import torch
+
+        from hlfd.inference.predictor import Predictor
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        model = load(self.model, self.threads)
+        device = self.device or ("cuda" if torch.cuda.is_available() else None)
+        return Predictor(
+            model,
+            device=device,
+            batch_size=self.batch_size,
+            step_size=self.step_size,
+            tta=cast(Tta, self.tta),
+            postprocess=self._postprocess(model),
+        )
+
+    def _postprocess(self, model: "Segmenter") -> "Postprocess":
+        changes: dict[str, Any] = {}
+        if self.keep_largest:
+            changes["largest"] = {**model.postprocess.largest, **dict(map(_region_and_count, self.keep_largest))}
+        if self.lesions_inside is not None:
+            changes["lesions_inside"] = self.lesions_inside
+        if self.smallest_lesion_mm3 is not None:
+            changes["smallest_lesion_mm3"] = self.smallest_lesion_mm3
+        return model.postprocess.model_copy(update=changes)
+
+    def _bar(self, what: str, total: int | None) -> AbstractContextManager[Advance | None]:
+        return nullcontext() if total is None or self.quiet else progress(what, total)
+
+
+def _region_and_count(text: str) -> tuple[str, int]:
+    name, equals, count = text.partition("=")
+    if not name or (equals and not (count.isdecimal() and int(count) > 0)):
+        raise InputError(f"--keep-largest: expected REGION or REGION=COUNT, for example kidney=2, got '{text}'")
+    return name, int(count) if equals else 1
+
+
+def _one_line(error: Exception | None) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {text}"
+
+
+def _tell(text: str) -> None:
+    console.print(f"hlfd: {' '.join(text.split())}", highlight=False)

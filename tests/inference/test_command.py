@@ -1,0 +1,317 @@
+"""`hlfd predict`: files in, files out, each whole or not there, and one line for each mistake."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hlfd.data.postprocess import Postprocess
+from hlfd.data.preprocess import Preprocess
+from hlfd.evaluation.folders import read_probabilities
+from hlfd.io import nifti
+from hlfd.labels import organ_and_tumor
+from hlfd.segmenter import Segmenter, build_network
+
+AFFINE = np.array([[0, 0, -0.8, 20], [0, -0.8, 0, 30], [-2.5, 0, 0, -40], [0, 0, 0, 1.0]])
+
+
+def save(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
+
+
+def hu(seed: int = 0, shape: tuple[int, int, int] = (5, 24, 20)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-1000, 400, shape).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model of liver and tumour."""
+    torch.manual_seed(0)
+    network = build_network("unet", {"width": 2}, 3)
+    with torch.no_grad():  # classes that are all there
+        scores = network.eval().network(torch.rand(1, 1, 32, 32) * 2 - 1)
+        network.network.get_submodule("head").bias.sub_(scores.transpose(0, 1).flatten(1).median(1).values)
+    labels = organ_and_tumor("both", "liver")
+    preprocess = Preprocess(window_hu=(-200.0, 300.0))
+    return Segmenter(network, "unet", {"width": 2}, preprocess, labels).save(tmp_path_factory.mktemp("m") / "model")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of three images."""
+    for index, suffix in enumerate((".nii.gz", ".nii", ".nii.gz")):
+        save(tmp_path / "images" / f"case_{index}{suffix}", hu(index))
+    return tmp_path / "images"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def told(ended, code: int, *words: str) -> None:
+    assert ended.code == code, ended.err
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("hlfd: ")
+    for word in words:
+        assert word in last
+    assert "Traceback" not in ended.err
+
+
+def test_everything_of_one_image(hlfd, model: Path, images: Path, tmp_path: Path):
+    image, out, report = images / "case_0.nii.gz", tmp_path / "out", tmp_path / "reports" / "r.json"
+    ended = hlfd("predict", "-m", model, "-i", image, "-o", out, "-s", "-p", "--probabilities", "--report", report)
+    assert ended.code == 0, ended.err
+    expected = ["case_0.json", "case_0.nii.gz", "case_0.png", "probabilities/case_0.nii.gz"]
+    assert files(out) == expected
+    assert sorted(ended.out.split()) == sorted(str(out / name) for name in expected)
+
+    labels, original = nifti.read_label(out / "case_0.nii.gz"), nifti.read_image(image)
+    original.require_same_grid(labels, "labels", tolerance_mm=1e-4)
+    assert nib.load(out / "case_0.nii.gz").header["descrip"].item() == b"hlfd 1=liver 2=tumor"
+    assert set(np.unique(labels.voxels)) <= {0, 1, 2} and labels.voxels.any()
+
+    shares = read_probabilities(out / "probabilities" / "case_0.nii.gz")
+    np.testing.assert_allclose(shares.voxels.sum(0), 1, atol=1e-4)
+    np.testing.assert_allclose(shares.affine, AFFINE, atol=1e-5)
+    clear = np.sort(shares.voxels, 0)[-1] - np.sort(shares.voxels, 0)[-2] > 1e-4
+    np.testing.assert_array_equal(shares.voxels.argmax(0)[clear], labels.voxels[clear])
+
+    figures = json.loads((out / "case_0.json").read_text())["regions"]
+    whole = labels.voxels > 0
+    assert figures["liver"]["volume_ml"] == pytest.approx(whole.sum() * 0.8 * 0.8 * 2.5 / 1000)
+    assert figures["liver"]["mean_hu"] == pytest.approx(original.voxels[whole].mean(), rel=1e-4)
+    assert "lesions" not in figures["liver"]
+    tumours = figures["tumor"]["lesions"]
+    assert sum(lesion["volume_ml"] for lesion in tumours) == pytest.approx(figures["tumor"]["volume_ml"])
+    assert [t["volume_ml"] for t in tumours] == sorted((t["volume_ml"] for t in tumours), reverse=True)
+
+    picture = Image.open(out / "case_0.png").convert("RGB")
+    assert picture.width > 200 and picture.height > 200
+    assert np.unique(np.asarray(picture).reshape(-1, 3), axis=0).shape[0] > 50
+
+    written = json.loads(report.read_text())
+    (case,) = written["images"]
+    assert (case["name"], case["outcome"], case["shape"]) == ("case_0", "done", [5, 24, 20])
+    assert {"read", "prepare", "network", "labels", "write"} <= case["seconds"].keys()
+    assert all(seconds >= 0 for seconds in case["seconds"].values())
+    assert case["files"]["case_0.nii.gz"] == hashlib.sha256((out / "case_0.nii.gz").read_bytes()).hexdigest()
+    assert written["model"]["files"].keys() == {"model.json", "model.safetensors"}
+    assert written["peak_memory_mib"] > 50 and written["versions"]["torch"] == torch.__version__
+
+
+def test_a_folder_and_each_label_in_a_file_of_its_own(hlfd, model: Path, images: Path, tmp_path: Path):
+    together, apart = tmp_path / "a", tmp_path / "b"
+    assert hlfd("predict", "-m", model, "-i", images, "-o", together, "-q").code == 0
+    ended = hlfd("predict", "-m", model, "-i", images, "-o", apart, "--separate", "-q")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert files(together) == [f"case_{i}.nii.gz" for i in range(3)]
+    assert files(apart) == [f"case_{i}/{name}.nii.gz" for i in range(3) for name in ("liver", "tumor")]
+    for i in range(3):
+        labels = nifti.read_label(together / f"case_{i}.nii.gz").voxels
+        for index, name in enumerate(("liver", "tumor"), 1):
+            mask = nifti.read_label(apart / f"case_{i}" / f"{name}.nii.gz").voxels
+            np.testing.assert_array_equal(mask, labels == index)
+
+
+def test_folders_as_kits_has_them(hlfd, model: Path, kits_root: Path, tmp_path: Path):
+    assert hlfd("predict", "-m", model.parent, "-i", kits_root, "-o", tmp_path / "out").code == 0
+    assert files(tmp_path / "out") == [f"case_{i:05}.nii.gz" for i in range(3)]
+
+
+@pytest.mark.parametrize("name", ["labels.nii", "labels.nii.gz"])
+def test_the_file_of_one_image(hlfd, model: Path, images: Path, tmp_path: Path, name: str):
+    assert hlfd("predict", "-m", model, "-i", images / "case_1.nii", "-o", tmp_path / "x" / name, "-s").code == 0
+    assert files(tmp_path / "x") == ["labels.json", name]
+
+
+def test_a_broken_image_does_not_stop_the_others(hlfd, model: Path, images: Path, tmp_path: Path):
+    bad = images / "case_0.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:-40])
+    save(images / "case_9.nii.gz", np.full((4, 8, 8), 7, np.int16))
+    report = tmp_path / "r.json"
+    ended = hlfd("predict", "-m", model, "-i", images, "-o", tmp_path / "out", "--report", report)
+    told(ended, 1, "2 of 4 images failed")
+    lines = [line for line in ended.err.splitlines() if line.startswith("hlfd: ")]
+    assert len(lines) == 3
+    assert str(bad) in lines[0] and "expected a whole NIfTI file" in lines[0]
+    assert "case_9.nii.gz" in lines[1] and "constant value 7" in lines[1]
+    assert files(tmp_path / "out") == ["case_1.nii.gz", "case_2.nii.gz"]
+    outcomes = [(x["outcome"], x["error"]) for x in json.loads(report.read_text())["images"]]
+    assert outcomes == [("failed", "InputError"), ("done", None), ("done", None), ("failed", "InputError")]
+
+
+def test_continue_does_what_is_missing(hlfd, model: Path, images: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert hlfd("predict", "-m", model, "-i", images, "-o", out, "-s").code == 0
+    (out / "case_1.json").unlink()
+    (out / "case_2.nii.gz").unlink()
+    before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    ended = hlfd("predict", "-m", model, "-i", images, "-o", out, "-s", "--continue")
+    assert ended.code == 0
+    assert sorted(Path(line).name for line in ended.out.split()) == [
+        f"case_{i}{s}" for i in (1, 2) for s in (".json", ".nii.gz")
+    ]
+    assert (out / "case_0.nii.gz").stat().st_mtime_ns == before["case_0.nii.gz"]
+    assert files(out) == [f"case_{i}{s}" for i in range(3) for s in (".json", ".nii.gz")]
+
+
+def test_continue_with_a_file_for_each_label(hlfd, model: Path, images: Path, tmp_path: Path):
+    command = ("predict", "-m", model, "-i", images, "-o", tmp_path / "out", "--separate", "--continue")
+    assert len(hlfd(*command).out.split()) == 6
+    (tmp_path / "out" / "case_1" / "tumor.nii.gz").unlink()
+    assert len(hlfd(*command).out.split()) == 2
+
+
+def test_post_processing_is_off_unless_the_model_or_the_user_says_so(hlfd, threshold, tmp_path: Path, monkeypatch):
+    voxels = np.full((6, 16, 16), -900, dtype=np.int16)
+    voxels[1:5, 2:6, 2:6], voxels[2, 12, 12] = 200, 200
+    image = save(tmp_path / "ct.nii.gz", voxels)
+    plain = threshold(Preprocess(window_hu=(-200.0, 300.0)), 50)
+    keeps = Segmenter(
+        plain.network, "none", {}, plain.preprocess, plain.labels, postprocess=Postprocess(largest={"tumor": 1})
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+
+    def count(model: Segmenter, *options: object) -> int:
+        monkeypatch.setattr("hlfd.cli.use._load", lambda path, threads: model)
+        ended = hlfd("predict", "-m", folder, "-i", image, "-o", tmp_path / "out.nii", *options)
+        assert ended.code == 0, ended.err
+        return int(nifti.read_label(tmp_path / "out.nii").voxels.sum())
+
+    assert count(plain) == 65
+    assert count(keeps) == 64
+    assert count(plain, "--keep-largest", "tumor") == 64
+    assert count(plain, "--keep-largest", "tumor=2") == 65
+    assert count(keeps, "--smallest-lesion", 1e4) == 0
+    assert count(plain, "--smallest-lesion", 2) == 64
+
+
+def test_the_images_are_left_alone(hlfd, model: Path, images: Path):
+    before = {name: (images / name).read_bytes() for name in files(images)}
+    told(hlfd("predict", "-m", model, "-i", images, "-o", images), 2, "is an image to segment and would be overwritten")
+    assert {name: (images / name).read_bytes() for name in files(images)} == before
+
+
+def in_the_way(path: Path) -> Path:
+    path.write_text("a file where a folder is wanted")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"-m": "gone"}, ("gone: no such",)),
+        ({"-i": "gone"}, ("gone: no such",)),
+        ({"-i": "EMPTY"}, ("expected .nii or .nii.gz files, DICOM files or zips of them, found none",)),
+        ({"-o": "out.nrrd"}, ("out.nrrd: expected a folder, or a file name ending in .nii, .nii.gz or .dcm",)),
+        ({"-o": "out.nii.gz"}, ("out.nii.gz: expected a folder for the results of 3 images",)),
+        ({"-o": "FILE/sub"}, ("can't be written: ",)),
+        ({"--report": "FILE/r.json"}, ("can't be written: ",)),
+        ({"--format": "dicom"}, ("--format: expected one of nifti, seg, both, got 'dicom'",)),
+        ({"--tta": "al"}, ("--tta: expected one of none, flips, all, got 'al' (did you mean 'all'?",)),
+        ({"--device": "cuda:77"}, ("device: there is no cuda:77 here",)),
+        ({"--keep-largest": "liver=x"}, ("--keep-largest: expected REGION or REGION=COUNT",)),
+        ({"--keep-largest": "live"}, ("there is no region 'live' (did you mean 'liver'?",)),
+        ({"--format": "both", "-o": "x.dcm"}, ("a .dcm file holds a SEG; --format both needs a folder",)),
+        ({"--separate": None, "-o": "x.nii"}, ("--separate writes a file for each label; expected a folder",)),
+    ],
+)
+def test_what_can_not_be_is_said_before_the_work(hlfd, model: Path, images: Path, tmp_path: Path, options, words):
+    (tmp_path / "empty").mkdir()
+    in_the_way(tmp_path / "file")
+    given = {"-m": model, "-i": images, "-o": tmp_path / "out", **options}
+    arguments: list[object] = []
+    for name, value in given.items():
+        text = str(value).replace("EMPTY", str(tmp_path / "empty")).replace("FILE", str(tmp_path / "file"))
+        if name == "-o" and not Path(text).is_absolute():
+            text = str(tmp_path / text)
+        arguments += [name] if value is None else [name, text]
+    ended = hlfd("predict", *arguments)
+    told(ended, 2, *words)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_two_images_of_one_name(hlfd, model: Path, images: Path, tmp_path: Path):
+    shutil.copy(images / "case_1.nii", images / "case_0.nii")
+    told(hlfd("predict", "-m", model, "-i", images, "-o", tmp_path / "out"), 2, "would be called 'case_0'")
+
+
+def test_a_seg_needs_dicom(hlfd, model: Path, images: Path, tmp_path: Path):
+    ended = hlfd("predict", "-m", model, "-i", images / "case_1.nii", "-o", tmp_path / "out", "-f", "seg")
+    told(ended, 2, "a DICOM SEG needs DICOM in")
+    assert files(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
+def test_ctrl_c_keeps_what_is_finished_and_leaves_no_part(model: Path, tmp_path: Path):
+    for index in range(12):
+        save(tmp_path / "images" / f"case_{index:02}.nii.gz", hu(index, (40, 64, 64)))
+    out = tmp_path / "out"
+    command = [
+        str(Path(sys.executable).with_name("hlfd")),
+        "predict",
+        "-m",
+        model,
+        "-i",
+        tmp_path / "images",
+        "-o",
+        out,
+    ]
+    process = subprocess.Popen(
+        [*map(str, command), "--batch-size", "1", "--tta", "all"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    end = time.monotonic() + 120
+    while len(list(out.glob("case_*.nii.gz"))) < 2 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in errors
+    assert "what is finished stays" in errors
+    done = files(out)
+    assert 2 <= len(done) < 12
+    assert done == [f"case_{i:02}.nii.gz" for i in range(len(done))]
+    for name in done:
+        assert nifti.read_label(out / name).shape == (40, 64, 64)
+
+
+def test_no_more_than_the_next_image_is_read_ahead(hlfd, model: Path, images: Path, tmp_path: Path, monkeypatch):
+    from hlfd.inference import run
+
+    alive, most, lock = [0], [0], threading.Lock()
+    read, write = run.read_input, run.write_label_maps
+
+    def reading(*arguments):
+        with lock:
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+        return read(*arguments)
+
+    def writing(*arguments):
+        yield from write(*arguments)
+        with lock:
+            alive[0] -= 1
+
+    monkeypatch.setattr(run, "read_input", reading)
+    monkeypatch.setattr(run, "write_label_maps", writing)
+    assert hlfd("predict", "-m", model, "-i", images, "-o", tmp_path / "out").code == 0
+    assert most[0] == 2

@@ -1,0 +1,178 @@
+"""`hlfd predict` on DICOM: NIfTI and SEG lie where the image does, and nobody is named."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from dicom_files import ID, NAME, ct_affine, write_enhanced, write_series
+from hlfd.data.preprocess import Preprocess
+from hlfd.io import dicom, nifti
+
+HU = 49.5  # between two whole HU: no voxel is a tie
+SHAPE = (20, 18, 9)
+TURN = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
+GEOMETRIES = {
+    "plain": ct_affine(),
+    "flipped": ct_affine(turn=np.diag([-1.0, 1, -1])),
+    "oblique": ct_affine(turn=TURN),
+    "sagittal": ct_affine((0.8, 0.7, 3), turn=np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])),
+    "reordered": ct_affine() @ np.diag([1, 1, -1, 1.0]),
+    "tilted": ct_affine((0.8, 0.7, 3), tilt_degrees=14),
+}
+
+
+def scene(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    smooth = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
+    return np.rint(smooth / smooth.std() * 300).astype(np.int16)
+
+
+@pytest.fixture
+def model(threshold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for a model folder: its network calls a tumour what is above `HU`."""
+    segmenter = threshold(Preprocess(window_hu=(-200.0, 300.0)), HU)
+    monkeypatch.setattr("hlfd.cli.use._load", lambda path, threads: segmenter)
+    (tmp_path / "model").mkdir()
+    return tmp_path / "model"
+
+
+def points_of_seg(path: Path) -> np.ndarray:
+    """World positions (RAS+) of a SEG's voxels, frame by frame from the headers, with pydicom alone."""
+    data = pydicom.dcmread(path)
+    (shared,) = data.SharedFunctionalGroupsSequence
+    found: list[np.ndarray] = []
+    for frame, own in zip(
+        data.pixel_array.reshape(-1, data.Rows, data.Columns), data.PerFrameFunctionalGroupsSequence, strict=True
+    ):
+        measures = (own if "PixelMeasuresSequence" in own else shared).PixelMeasuresSequence[0]
+        plane = (own if "PlaneOrientationSequence" in own else shared).PlaneOrientationSequence[0]
+        row, column = np.array(plane.ImageOrientationPatient, float).reshape(2, 3)
+        between_rows, between_columns = map(float, measures.PixelSpacing)
+        r, c = np.nonzero(frame)
+        origin = np.array(own.PlanePositionSequence[0].ImagePositionPatient, float)
+        found.append(origin + np.outer(c * between_columns, row) + np.outer(r * between_rows, column))
+    return np.concatenate(found) * (-1, -1, 1)
+
+
+def points_of_nifti(path: Path) -> np.ndarray:
+    image = nib.load(path)
+    return nib.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj)))
+
+
+def nobody_is_named(*texts: str) -> None:
+    for text in texts:
+        for word in (*NAME.split("^"), ID, "19700101", "patient_folder"):
+            assert word.lower() not in text.lower()
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_label_map_and_seg_lie_where_the_image_lies(hlfd, model: Path, tmp_path: Path, geometry: str, kind: str):
+    source, out, affine, hu = tmp_path / "patient_folder", tmp_path / "out", GEOMETRIES[geometry], scene()
+    if kind == "single":
+        write_series(source, hu, affine)
+    else:
+        write_enhanced(source / "one.dcm", hu, affine)
+    ended = hlfd(
+        "predict", "-m", model, "-i", source, "-o", out, "-f", "both", "-s", "-p", "--report", tmp_path / "r.json"
+    )
+    assert ended.code == 0, ended.err
+    (series,) = dicom.list_series(source)
+    assert sorted(p.name for p in out.iterdir()) == [f"{series.key}.{s}" for s in ("dcm", "json", "nii.gz", "png")]
+    labels = nifti.read_label(out / f"{series.key}.nii.gz")
+    image = dicom.read_series(source).volume
+    image.require_same_grid(labels, "labels")
+    np.testing.assert_array_equal(labels.voxels, image.voxels > HU)
+    expected = nib.affines.apply_affine(affine, np.argwhere(hu > HU))
+    for points in (points_of_seg(out / f"{series.key}.dcm"), points_of_nifti(out / f"{series.key}.nii.gz")):
+        assert len(points) == len(expected)
+        np.testing.assert_allclose(points.mean(0), expected.mean(0), atol=0.01)
+        np.testing.assert_allclose(np.sort(points @ TURN, 0), np.sort(expected @ TURN, 0), atol=0.02)
+    segmentation = dicom.read_seg(out / f"{series.key}.dcm", image)
+    assert [segment.label for segment in segmentation.segments] == ["tumor"]
+    figures = json.loads((out / f"{series.key}.json").read_text())
+    assert figures["regions"]["tumor"]["volume_ml"] == pytest.approx(
+        len(expected) * abs(np.linalg.det(affine[:3, :3])) / 1000
+    )
+    nobody_is_named((tmp_path / "r.json").read_text(), (out / f"{series.key}.json").read_text(), ended.err)
+    nobody_is_named(*(str(Path(line).name) for line in ended.out.split()))
+
+
+def test_folders_and_zips_of_series_in_one_folder(hlfd, model: Path, tmp_path: Path):
+    root = tmp_path / "in"
+    for number, folder in enumerate(("a", "b/deeper")):
+        write_series(root / folder, scene(number), series=f"1.2.3.{number}", study=f"1.{number}")
+    write_series(tmp_path / "zipped", scene(2), series="1.2.3.2")
+    with zipfile.ZipFile(root / "c.zip", "w") as archive:
+        for path in (tmp_path / "zipped").iterdir():
+            archive.write(path, path.name)
+    nib.save(nib.Nifti1Image(scene(3), np.eye(4)), root / "plain.nii.gz")
+    ended = hlfd("predict", "-m", model, "-i", root, "-o", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    keys = [dicom.list_series(path)[0].key for path in (root / "a", root / "b", tmp_path / "zipped")]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f"{n}.nii.gz" for n in (*keys, "plain"))
+    again = hlfd("predict", "-m", model, "-i", root, "-o", tmp_path / "out", "--continue")
+    assert (again.code, again.out) == (0, "")
+
+
+def test_several_series(hlfd, model: Path, tmp_path: Path):
+    for number in (1, 2):
+        write_series(tmp_path / "in", scene(number), series=f"1.2.3.{number}", name=f"{number}-{{n}}.dcm")
+    keys = [series.key for series in dicom.list_series(tmp_path / "in")]
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert "expected one CT series, got 2" in ended.err and all(key in ended.err for key in keys)
+    assert hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out", "--series", keys[1]).code == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [f"{keys[1]}.nii.gz"]
+    assert hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "all", "--series", "all").code == 0
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == sorted(f"{key}.nii.gz" for key in keys)
+
+
+def test_one_series_twice(hlfd, model: Path, tmp_path: Path):
+    write_series(tmp_path / "in" / "a", scene())
+    shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert ended.code == 1
+    assert "is there twice: the same series as in another input" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("tags", "skip", "words"),
+    [
+        ({}, (4,), "1 missing slice: 5.00 mm between"),
+        ({"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, (), "expected a CT series, got only other"),
+    ],
+)
+def test_a_series_that_can_not_be_used(hlfd, model: Path, tmp_path: Path, tags, skip, words):
+    write_series(tmp_path / "in", scene(), skip=skip, **tags)
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert words in ended.err.splitlines()[-1]
+    nobody_is_named(ended.err)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_nothing_found_is_a_seg_of_nothing_or_a_plain_word(hlfd, model: Path, tmp_path: Path):
+    write_series(tmp_path / "in", np.full(SHAPE, -1000, np.int16) + np.arange(9, dtype=np.int16))
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "labels.dcm")
+    assert ended.code == 0, ended.err
+
+
+def test_a_real_series(hlfd, model: Path, tmp_path: Path, shared_data: Path):
+    source, out = shared_data / "totalsegmentator" / "ct_dicom", tmp_path / "out"
+    ended = hlfd("predict", "-m", model, "-i", source, "-o", out, "-f", "both")
+    assert ended.code == 0, ended.err
+    (seg,), (labels,) = out.glob("*.dcm"), out.glob("*.nii.gz")
+    there, here = points_of_seg(seg), points_of_nifti(labels)
+    assert len(there) == len(here) > 1000
+    np.testing.assert_allclose(there.mean(0), here.mean(0), atol=0.1)
+    reference = nib.load(shared_data / "totalsegmentator" / "ct_dicom_segmentation.nii.gz")
+    low, high = (nib.affines.apply_affine(reference.affine, c) for c in ((0, 0, 0), np.array(reference.shape) - 1))
+    assert (here > np.minimum(low, high) - 1).all() and (here < np.maximum(low, high) + 1).all()
