@@ -127,6 +127,27 @@ def test_transfer_syntaxes(tmp_path: Path, name: str):
         np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
 
 
+def test_lossless_jpeg(tmp_path: Path):
+    import gdcm
+
+    hu, affine = write_series(tmp_path)
+    for path in tmp_path.iterdir():
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(path))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    volume = dicom.read_series(tmp_path).volume
+    np.testing.assert_array_equal(volume.voxels, hu)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
+
+
 def test_enhanced_frames_in_any_order_and_tilted(tmp_path: Path):
     affine = ct_affine((0.7, 0.9, 3), 12)
     hu, _ = write_enhanced(tmp_path / "one.dcm", None, affine)

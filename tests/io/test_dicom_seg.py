@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dicom_files import ID, ct_affine, write_enhanced, write_series
+from dicom_files import ID, ct_affine, phantom_hu, write_enhanced, write_series
 from hlfd.errors import InputError
 from hlfd.io import dicom
 from hlfd.io.dicom import codes
@@ -54,6 +54,7 @@ def blobs(shape: tuple[int, int, int]) -> np.ndarray:
     return labels
 
 
+ODD = phantom_hu((13, 11, 6))  # a frame of one-bit pixels ends within a byte
 TURN = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
 FLIP = np.diag([-1.0, 1, -1])
 GEOMETRIES = {
@@ -71,9 +72,9 @@ GEOMETRIES = {
 def test_round_trip_on_any_geometry(tmp_path: Path, geometry: str, kind: str):
     affine = GEOMETRIES[geometry]
     if kind == "single":
-        write_series(tmp_path / "ct", None, affine)
+        write_series(tmp_path / "ct", ODD, affine)
     else:
-        write_enhanced(tmp_path / "ct" / "one.dcm", None, affine)
+        write_enhanced(tmp_path / "ct" / "one.dcm", ODD, affine)
     image = dicom.read_series(tmp_path / "ct")
     labels = image.volume.like(blobs(image.volume.shape))
     path = dicom.write_seg(tmp_path / "out" / "seg.dcm", labels, image, NAMES)

@@ -112,6 +112,21 @@ def test_the_same_files_twice_are_read_once(tmp_path: Path):
     ]
 
 
+def test_patients_are_told_apart_by_id_or_study(tmp_path: Path):
+    for n, (patient, study) in enumerate(
+        [("A", "1.1"), ("A", "1.2"), ("B", "1.3"), ("", "1.4"), ("", "1.4"), ("", "")]
+    ):
+
+        def change(data, k, patient=patient, study=study):
+            data.PatientID, data.StudyInstanceUID = patient, study
+            data.FrameOfReferenceUID = study
+
+        write_series(tmp_path / str(n), phantom_hu((4, 4, 2)), series=f"1.9.{n}", change=change)
+    found = {n: dicom.list_series(tmp_path / str(n))[0].patient for n in range(6)}
+    assert found[0] == found[1] and found[3] == found[4]
+    assert len(set(found.values())) == 4
+
+
 def test_images_stripped_of_their_uids(tmp_path: Path):
     def strip(data, k):
         data.SeriesInstanceUID = data.StudyInstanceUID = data.PatientID = ""
@@ -120,6 +135,7 @@ def test_images_stripped_of_their_uids(tmp_path: Path):
     _second, _ = write_series(tmp_path / "b", series="1.2.2", seed=1, change=strip)
     a, b = dicom.list_series(tmp_path)
     assert a.key != b.key
+    assert a.patient == b.patient  # one frame of reference
     np.testing.assert_array_equal(dicom.read_series(tmp_path / "a").volume.voxels, first)
     assert dicom.read_series(tmp_path / "b").series.key in (a.key, b.key)
 
@@ -259,6 +275,19 @@ def write_in(folder: Path, old: bytes, new: bytes) -> list[Path]:
         assert old in content
         path.write_bytes(content.replace(old, new))
     return list(folder.iterdir())
+
+
+def test_a_tilt_that_only_the_header_knows(tmp_path: Path):
+    _, affine = write_series(tmp_path, GantryDetectorTilt=12.5)
+    np.testing.assert_allclose(dicom.read_series(tmp_path).volume.affine, affine, atol=1e-5)
+    (finding,) = [f for f in dicom.findings(tmp_path) if f.code == "gantry-tilt"]
+    assert finding.text == "GantryDetectorTilt says 12.5 degrees, the positions show none: positions count"
+
+
+def test_a_claim_of_millions_of_frames(tmp_path: Path):
+    write_series(tmp_path, name="IM{n}.dcm", NumberOfFrames=2**31 - 1)
+    with pytest.raises(InputError, match=r"IM0\.dcm has a damaged header"):
+        dicom.read_series(tmp_path)
 
 
 def test_nobody_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):

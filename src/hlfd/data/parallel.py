@@ -1,9 +1,11 @@
 """Work on the cases of a source, in processes that each hold one case."""
 
+import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from signal import SIG_IGN, SIGINT, signal
 from threading import current_thread, main_thread
@@ -25,7 +27,7 @@ def over_cases(
 
     Args:
         what: is being done, for the progress.
-        make_source: builds the source once in each worker; picklable, as ``do`` is.
+        make_source: builds the source once in each worker, unless `sent` can send it; picklable, as ``do`` is.
         workers: processes. More than one needs a main module that can be imported (``if __name__ == "__main__":``).
 
     Raises:
@@ -52,7 +54,14 @@ def over_cases(
     return results
 
 
-# Worker processes build the source once; a source holds functions, which don't pickle.
+def sent(make_source: MakeSource, source: DataSource) -> MakeSource:
+    """What a worker makes its source with: a copy of this one if it pickles, so that nobody looks for files twice."""
+    try:
+        return partial(pickle.loads, pickle.dumps(source))
+    except (pickle.PicklingError, AttributeError, TypeError):  # it holds functions of its own, as most do
+        return make_source
+
+
 _worker_source: DataSource | None = None
 
 
@@ -87,7 +96,7 @@ def _pool(workers: int, make_source: MakeSource, source: DataSource) -> Generato
 
         yield one_by_one
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_source,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent(make_source, source),))
 
     def side_by_side(cases: Sequence[Case], do: Do[Any]) -> Iterator[Future[Any]]:
         largest_first = sorted(cases, key=lambda case: -sum(f.stat().st_size for f in case.image))

@@ -13,6 +13,7 @@ from typing import Any
 
 from hlfd import plugins
 from hlfd.cases import Case, DataSource
+from hlfd.data.parallel import sent
 from hlfd.doctor.facts import CaseFacts, examine
 from hlfd.doctor.registry import DataSet
 from hlfd.doctor.report import Report, judge
@@ -134,7 +135,7 @@ def _examined(source: DataSource, make_source: MakeSource, deep: bool, workers: 
         for case in source.cases:
             yield examine(source, case, deep=deep)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_source,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent(make_source, source),))
     try:
         for future in as_completed([pool.submit(_work, case, deep) for case in source.cases]):
             yield future.result()

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
@@ -12,8 +13,9 @@ import numpy as np
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError, complain
 from hlfd.io import dicom, nifti
-from hlfd.labels import Labels, Task, organ_and_tumor
+from hlfd.labels import BACKGROUND, Labels, LabelValues, RegionNames, Task, for_task, from_names
 from hlfd.progress import progress
+from hlfd.sources import _layouts
 from hlfd.volume import Volume
 
 _SAYS_LABEL = re.compile(r"[-_. ]*(segmentation|seg|labels?|masks?)$", re.IGNORECASE)
@@ -23,47 +25,56 @@ def build(
     root: Path,
     *,
     task: Task = "both",
+    labels: LabelValues | None = None,
+    regions: RegionNames | None = None,
+    segments: dict[str, int] | None = None,
+    label_folder: Path | None = None,
     organ: str = "kidney",
     organ_value: int = 1,
     tumor_value: int | None = 2,
     ignore: tuple[int, ...] = (),
-    segments: Mapping[str, int] | None = None,
-    labels: Path | None = None,
-    window_hu: tuple[float, float] = (-200.0, 300.0),
+    window_hu: tuple[float, float] = _layouts.ABDOMEN_HU,
 ) -> DataSource:
-    """DICOM: a tree of CT series or a zip, labelled by DICOM SEG or NIfTI.
+    """DICOM: a tree of CT series or a zip, labelled by DICOM SEG in it or by NIfTI.
 
     Args:
         root: folder or zip; patients in folders of their own or mixed.
-        task: what to learn: ``tumor``, ``organ`` (with its tumour) or ``both``.
-        organ: the organ's name, which its segment goes by too.
-        organ_value, tumor_value: values in NIfTI label maps, and what segments become.
-        ignore: further values that count as background.
-        segments: name, type or code of a segment -> value, later ones over earlier ones; by default
-            ``{organ: organ_value, "tumor": tumor_value}``. Segments not named are background.
-        labels: folder of NIfTI label maps, instead of the labels in the tree. They go by the name of the series'
+        task: what to learn: ``tumor``, ``organ`` (with all that is in it) or ``both``: every label.
+        labels: name -> value, or values, instead of what follows. Segments of that name, type or code get the value.
+        regions: name -> names of the labels it is made of.
+        segments: name, type or code of a segment -> value, instead of the labels' names. Later ones lie over earlier
+            ones; segments that are not named are background.
+        label_folder: NIfTI label maps from there alone, none from the tree. A label map goes by the name of the series'
             folder or zip, the case's id or the series' key, with or without ``_segmentation``, ``_seg``, ``_label``,
             ``_mask``.
+        organ: the organ's name in tables, which its segment goes by too.
+        organ_value, tumor_value: values in NIfTI label maps.
+        ignore: further values that count as background.
         window_hu: HU mapped to [-1, 1].
 
     Ids are made of hashes of the patient's ID and the series' UID. Headers are read once, here. Series without labels
     are cases without labels.
     """
-    tree = _scan(root)
-    meaning = organ_and_tumor(task, organ, organ_value, tumor_value, ignore)
+    values: LabelValues = {BACKGROUND: ignore, organ: organ_value}
+    values |= {} if tumor_value is None else {"tumor": tumor_value}
+    if tumor_value is None and labels is None and task != "organ":
+        raise InputError(f"task '{task}' needs a tumour label and this source has none: use task 'organ'")
+    values = values if labels is None else labels
+    meaning = for_task(from_names(values, regions), task)
     if segments is None:
-        segments = {organ: organ_value, **({"tumor": tumor_value} if tumor_value is not None else {})}
+        segments = {n: v if isinstance(v, int) else v[0] for n, v in values.items() if n != BACKGROUND}
     if unknown := {name: value for name, value in segments.items() if value not in meaning.raw}:
         raise InputError(f"segments: expected values among {sorted(meaning.raw)}, got {unknown}")
+    tree = _scan(root)
     series = {f"{one.patient}_{one.key}": one for one in tree.series}
-    files = _nifti_labels(root, labels, series)
-    objects = {} if labels is not None else _seg_labels(tree, series)
+    files = _nifti_labels(root, label_folder, series)
+    objects = {} if label_folder is not None else _seg_labels(tree, series)
     cases: list[Case] = []
     for name, one in sorted(series.items()):
         if name in files and name in objects:
             complain(
                 f"series {one.key}: has a NIfTI label map and a DICOM SEG ({files[name]} and {objects[name][0].item}): "
-                "give the folder of the label maps as 'labels', or take them away"
+                "give the folder of the label maps as 'label_folder', or take them away"
             )
         label = (files[name],) if name in files else tuple(header.item.path for header in objects.get(name, ()))
         cases.append(Case(name, one.patient, one.files, tuple(dict.fromkeys(label)) or None))
@@ -95,9 +106,7 @@ class _Reader:
         return Volume(self.labels.to_classes(label.voxels, where), grid.affine)
 
     def _segments(self, case: Case, grid: Volume) -> Volume:
-        voxels = np.zeros(grid.shape, dtype=np.uint8)
-        present: list[str] = []
-        found = False
+        voxels, found = np.zeros(grid.shape, dtype=np.uint16), False
         parts = [dicom.read_segmentation(header, grid) for header in self.objects[case.id]]
         for name, value in self.values.items():
             for part in parts:
@@ -113,12 +122,17 @@ class _Reader:
 
 
 def _scan(root: Path) -> dicom.Tree:
-    files = dicom.items(root)
-    with progress("reading DICOM headers", len(files)) as advance:
-        tree = dicom.scan(root, advance)
+    tree = _headers(root, tuple(dicom.items(root)))
     if not tree.series:
         dicom.choose(tree, root)  # says what there is instead
     return tree
+
+
+@lru_cache(maxsize=2)
+def _headers(root: Path, files: tuple[dicom.Item, ...]) -> dicom.Tree:
+    """The tree, read again only when its files are others: a study builds its source many times."""
+    with progress("reading DICOM headers", len(files)) as advance:
+        return dicom.scan(root, advance)
 
 
 def _grid(series: dicom.Series) -> Volume:
@@ -150,14 +164,12 @@ def _seg_labels(tree: dicom.Tree, series: Mapping[str, dicom.Series]) -> dict[st
     return dict(found)
 
 
-def _nifti_labels(root: Path, labels: Path | None, series: Mapping[str, dicom.Series]) -> dict[str, Path]:
-    folder = labels if labels is not None else root
-    if labels is not None and not labels.is_dir():
-        raise InputError(f"{labels}: no such folder")
-    files = sorted(p for p in folder.rglob("*") if p.name.endswith(nifti.SUFFIXES)) if folder.is_dir() else []
+def _nifti_labels(root: Path, apart: Path | None, series: Mapping[str, dicom.Series]) -> dict[str, Path]:
+    folder = root if apart is None else _layouts.require_folder(apart)
+    files = sorted(p for p in folder.rglob("*") if p.name.endswith(nifti.SUFFIXES) and not p.name.startswith("."))
     found: dict[str, Path] = {}
     for path in files:
-        stem = _SAYS_LABEL.sub("", path.name.removesuffix(".gz").removesuffix(".nii"))
+        stem = _SAYS_LABEL.sub("", _layouts.stem(path))
         names = [name for name, one in series.items() if stem in _names(root, name, one)]
         if not names:  # it lies with the slices of one series, or over them
             names = [name for name, one in series.items() if any(path.parent in file.parents for file in one.files)]

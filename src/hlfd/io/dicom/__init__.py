@@ -5,7 +5,7 @@ keys that are hashes. Only a SEG that is written holds what its source holds, as
 """
 
 from hlfd.io.dicom._header import Header
-from hlfd.io.dicom._tree import items
+from hlfd.io.dicom._tree import Item, items
 from hlfd.io.dicom.finding import Finding, findings
 from hlfd.io.dicom.pixels import DicomImage, read_series, read_volume
 from hlfd.io.dicom.seg import Segment, Segmentation, read_seg, read_segmentation
@@ -16,6 +16,7 @@ __all__ = [
     "DicomImage",
     "Finding",
     "Header",
+    "Item",
     "Segment",
     "Segmentation",
     "Series",

@@ -116,7 +116,9 @@ def _tilt(frames: Sequence[Frame]) -> list[Problem]:
     sine = np.linalg.norm(np.cross(normal, step)) / np.linalg.norm(step)
     degrees = float(np.degrees(np.arcsin(min(sine, 1.0))))
     if degrees < TILT_DEGREES:
-        return []
+        said = max((abs(frame.tilt) for frame in frames), default=0.0)
+        text = f"GantryDetectorTilt says {said:g} degrees, the positions show none: positions count"
+        return [Problem("gantry-tilt", text, False)] if said >= 0.5 else []
     text = f"slices are stacked {degrees:.1f} degrees off their normal (gantry tilt): kept as a sheared affine"
     return [Problem("gantry-tilt", text, False)]
 

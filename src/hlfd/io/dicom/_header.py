@@ -14,6 +14,7 @@ CT = {
 }
 SEG = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # segmentation, label map segmentation
 DIRECTORY = "1.2.840.10008.1.3.10"
+MAX_FRAMES = 2**16
 SUFFIXES = (".dcm", ".dicom", ".ima")
 TAGS = [
     "SOPClassUID",
@@ -69,6 +70,7 @@ class Frame:
         thickness_mm: distance to the next slice as the header states it; for a single slice only.
         rescale: slope and intercept; None: not given.
         units: RescaleType.
+        tilt: GantryDetectorTilt, degrees; what counts is the positions.
         raw_bytes: of the object's pixels if they are not compressed, else 0.
     """
 
@@ -97,7 +99,7 @@ class Header:
     Attributes:
         kind: a CT image, a segmentation, something to set aside (``what`` says what), or damaged (and why).
         series: hash of the series' UID, empty if it has none.
-        study: hash of the study's UID, or of what else tells that images belong together.
+        study: hash of the study's UID, or of what else tells that images belong together; empty if nothing does.
         patient: hash of the patient's ID, empty if it has none.
         references: hashes of the series and of the instances a segmentation was made on.
     """
@@ -143,7 +145,7 @@ def _header(item: Item, data: Any) -> Header | None:
     common: dict[str, Any] = {
         "series": hashed(series) if series else "",
         "number": _integer(data.get("SeriesNumber")),
-        "study": hashed(study or str(data.get("FrameOfReferenceUID") or "")),
+        "study": hashed(together, 10) if (together := study or str(data.get("FrameOfReferenceUID") or "")) else "",
         "patient": hashed(f"patient {data.PatientID}", 10) if data.get("PatientID") else "",
     }
     if sop_class in SEG:
@@ -160,6 +162,8 @@ def _header(item: Item, data: Any) -> Header | None:
 def frames_of(item: Item, data: Any, uid: str) -> list[Frame]:
     """The frames of an object, an image or a segmentation, in their order there."""
     count = int(data.get("NumberOfFrames") or 1)
+    if not 0 < count <= MAX_FRAMES:
+        raise ValueError("frames")
     groups: Sequence[Any] = data.get("PerFrameFunctionalGroupsSequence") or [data] * count
     if len(groups) != count:
         raise ValueError("as many functional groups as frames")

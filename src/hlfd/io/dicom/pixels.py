@@ -17,6 +17,13 @@ from hlfd.volume import Volume
 
 AIR_HU, METAL_HU = -1024.0, 3071.0
 MAX_VOXELS = 2**31
+DECODERS = {
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+}
+"""Which of several is asked: the faster one, and the same one everywhere."""
 UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")  # defined terms: anything else may be anything
 
 
@@ -111,7 +118,8 @@ def _read_object(item: Item, file: IO[bytes], wanted: list[tuple[Frame, int]], v
             data = pydicom.dcmread(read_bytes(item, file), force=True)
             padding = _padding(data)
             indices = [frame.index for frame, _ in wanted]
-            frames = decoding.iter_pixels(data, raw=True, indices=indices)
+            decoder = DECODERS.get(str(data.file_meta.get("TransferSyntaxUID")), "")
+            frames = decoding.iter_pixels(data, raw=True, indices=indices, decoding_plugin=decoder)
             for (frame, k), stored in zip(wanted, frames, strict=True):
                 if stored.shape != voxels.shape[1:]:
                     raise ValueError(f"a frame of shape {stored.shape}")

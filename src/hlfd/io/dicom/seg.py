@@ -1,6 +1,6 @@
 """DICOM SEG in: segments with their names, and their masks on the grid of an image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -109,8 +109,7 @@ def _read(item: Item, file: IO[bytes], grid: Volume) -> Segmentation:
     half = float(data.get("MaximumFractionalValue") or 1) / 2
     parts: dict[int, list[tuple[tuple[slice, ...], np.ndarray]]] = {number: [] for number in sorted(numbers)}
     frames = frames_of(item, data, "")
-    pixels = library("pydicom.pixels").iter_pixels(data, raw=True)
-    for frame, values in zip(frames, pixels, strict=True):
+    for frame, values in zip(frames, _pixels(data), strict=True):
         if kind == "LABELMAP":
             present = numbers & set(np.unique(values).tolist())
             masks = {number: values == number for number in present}
@@ -122,6 +121,18 @@ def _read(item: Item, file: IO[bytes], grid: Volume) -> Segmentation:
             if mask.any():
                 parts[number].append(_placed(item, frame, mask, grid))
     return Segmentation(segments, grid, parts)
+
+
+def _pixels(data: Any) -> Iterator[np.ndarray]:
+    """The frames, one at a time."""
+    if int(data.BitsAllocated) != 1 or data.file_meta.TransferSyntaxUID.is_compressed:
+        yield from library("pydicom.pixels").iter_pixels(data, raw=True)
+        return
+    # pydicom 3.0.2 cuts frames of one-bit pixels wrongly, one by one, where they don't end with a byte.
+    packed, size = np.frombuffer(data.PixelData, dtype=np.uint8), int(data.Rows) * int(data.Columns)
+    for start in range(0, int(data.get("NumberOfFrames") or 1) * size, size):
+        bits = np.unpackbits(packed[start // 8 : -(-(start + size) // 8)], bitorder="little")
+        yield bits[start % 8 : start % 8 + size].reshape(int(data.Rows), int(data.Columns))
 
 
 def _segment(data: Any) -> Segment:

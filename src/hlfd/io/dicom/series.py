@@ -187,7 +187,7 @@ def _series(headers: Sequence[Header], damaged: Sequence[Header]) -> list[Series
     folders = {header.item.folder for header in headers}
     near = tuple(f"{bad.item} {bad.what}" for bad in damaged if bad.item.folder in folders)
     stacks = _stacks(frames)
-    one = Series(key, "CT", first.number, first.patient or f"{first.study}{key[:2]}", (), copies, near)
+    one = Series(key, "CT", first.number, first.patient or first.study or key, (), copies, near)
     if len(stacks) == 1:
         return [replace(one, frames=stacks[0])]
     return [replace(one, key=f"{key}-{n}", frames=stack) for n, stack in enumerate(stacks, 1)]
@@ -230,7 +230,7 @@ def _parallel(one: Frame, other: Frame) -> bool:
     if (one.rows, one.columns) != (other.rows, other.columns):
         return False
     pairs = ((one.directions, other.directions), (one.pixel_mm, other.pixel_mm))
-    return all(a is None or b is None or np.allclose(a, b, rtol=0, atol=1e-3) for a, b in pairs)
+    return all(a is None or b is None or a == b or np.allclose(a, b, rtol=0, atol=1e-3) for a, b in pairs)
 
 
 def _twice(frames: Sequence[Frame]) -> bool:
