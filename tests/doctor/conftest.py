@@ -1,6 +1,7 @@
 """A small abdomen with organs where they belong, written as KiTS19 or LiTS17 would."""
 
 from pathlib import Path
+from shutil import copytree
 
 import nibabel as nib
 import numpy as np
@@ -35,38 +36,37 @@ def abdomen(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.rint(noisy).astype(np.int16), labels, liver.astype(np.uint8)
 
 
-def save(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+def save(path: Path, voxels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(voxels, affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
+    image = nib.Nifti1Image(voxels, AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.set_qform(AFFINE, 1)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
-    return path
 
 
-def write_case(root: Path, number: int, affine: np.ndarray = AFFINE, seed: int | None = None) -> Path:
-    """One case in the KiTS19 layout."""
-    hu, labels, _ = abdomen(number if seed is None else seed)
-    folder = root / f"case_{number:05}"
-    save(folder / "imaging.nii.gz", hu, affine)
-    save(folder / "segmentation.nii.gz", labels, affine)
-    return folder
-
-
-@pytest.fixture
-def sound(tmp_path: Path) -> Path:
-    """A sound root of three cases in the KiTS19 layout."""
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is copied for each test: ``data`` in the KiTS19 layout, ``livers`` in that of LiTS17."""
+    root = tmp_path_factory.mktemp("made")
     for number in range(3):
-        write_case(tmp_path / "data", number)
-    return tmp_path / "data"
+        hu, kidneys, liver = abdomen(number)
+        folder = root / "data" / f"case_{number:05}"
+        save(folder / "imaging.nii.gz", hu)
+        save(folder / "segmentation.nii.gz", kidneys)
+        if number < 2:
+            save(root / "livers" / f"volume-{number}.nii", hu)
+            save(root / "livers" / f"segmentation-{number}.nii", liver)
+    return root
 
 
 @pytest.fixture
-def livers(tmp_path: Path) -> Path:
+def sound(made: Path, tmp_path: Path) -> Path:
+    """A sound root of three cases in the KiTS19 layout."""
+    return Path(copytree(made / "data", tmp_path / "data"))
+
+
+@pytest.fixture
+def livers(made: Path, tmp_path: Path) -> Path:
     """A sound root of two cases in the LiTS17 layout."""
-    for number in range(2):
-        hu, _, liver = abdomen(number)
-        save(tmp_path / "livers" / f"volume-{number}.nii", hu)
-        save(tmp_path / "livers" / f"segmentation-{number}.nii", liver)
-    return tmp_path / "livers"
+    return Path(copytree(made / "livers", tmp_path / "livers"))

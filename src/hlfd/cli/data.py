@@ -33,9 +33,13 @@ def check(
     from hlfd.doctor.run import check_root
     from hlfd.doctor.table import report_table
     from hlfd.io.files import write_json
-    from hlfd.study.describe import read_options
 
-    found = check_root(root, source, read_options(options or []), deep=deep, against=against, workers=workers)
+    values = {}
+    if options:
+        from hlfd.study.describe import read_options  # imports torch, which nothing else here needs
+
+        values = read_options(options)
+    found = check_root(root, source, values, deep=deep, against=against, workers=workers)
     if json is not None:
         write_json(json, found.document())
     Console(highlight=False).print(report_table(found))
