@@ -167,6 +167,7 @@ def test_the_source_is_referred_to_and_its_patient_kept(tmp_path: Path):
         np.testing.assert_allclose([float(x) for x in position], [float(x) for x in original.ImagePositionPatient])
     meanings = [s.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for s in data.SegmentSequence]
     assert meanings == ["Kidney", "Neoplasm"]
+    assert len({tuple(s.RecommendedDisplayCIELabValue) for s in data.SegmentSequence}) == 2
     assert data.SegmentSequence[1].AnatomicRegionSequence[0].CodeMeaning == "Kidney"
     (header,) = dicom.scan(tmp_path / "seg.dcm").segmentations
     assert image.series.key in header.references

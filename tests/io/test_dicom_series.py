@@ -255,6 +255,14 @@ def test_a_damaged_file_at_the_end_of_the_stack_is_no_shorter_series(tmp_path: P
             dicom.read_series(tmp_path)
 
 
+def test_a_file_that_went_away(tmp_path: Path):
+    write_series(tmp_path)
+    (series,) = dicom.list_series(tmp_path)
+    series.files[2].unlink()
+    with pytest.raises(InputError, match=rf"{series.files[2]}: can't be read: No such file or directory"):
+        dicom.read_volume(series)
+
+
 def test_a_claim_of_an_enormous_size(tmp_path: Path):
     write_series(tmp_path / "a", Rows=60000, Columns=60000)
     with pytest.raises(InputError, match=r"is cut off: expected 7200000000 bytes of pixels, got \d+ in all"):

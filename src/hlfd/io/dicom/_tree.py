@@ -66,7 +66,11 @@ def opened(wanted: Iterable[Item]) -> Generator[tuple[Item, IO[bytes]]]:
     try:
         for item in wanted:
             if item.member is None:
-                with item.path.open("rb") as file:
+                try:
+                    file = item.path.open("rb")
+                except OSError as error:
+                    raise InputError(f"{item}: can't be read: {error.strerror}") from None
+                with file:
                     yield item, file
                 continue
             if archive is None or archive.filename != str(item.path):

@@ -17,6 +17,8 @@ from hlfd.io.files import replacing
 from hlfd.volume import Volume
 
 UUID_ROOT = "2.25."
+COLORS = ((185, 102, 83), (144, 238, 144), (205, 205, 100), (111, 184, 210), (216, 132, 216), (241, 214, 145))
+"""In which viewers show the segments (red, green, blue); some refuse segments without."""
 TYPE_2 = (
     "PatientID PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
     "ReferringPhysicianName PositionReferenceIndicator"
@@ -152,6 +154,7 @@ def _descriptions(hd: Any, names: Sequence[str], algorithm: str, version: str) -
                 algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
                 algorithm_identification=identification,
                 anatomic_regions=[concept(meaning.region)] if meaning.region else None,
+                display_color=hd.color.CIELabColor.from_rgb(*COLORS[(number - 1) % len(COLORS)]),
             )
         )
         if meaning.side:

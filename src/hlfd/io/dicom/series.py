@@ -10,7 +10,7 @@ import numpy as np
 from hlfd.errors import InputError
 from hlfd.io.dicom import _geometry
 from hlfd.io.dicom._header import Frame, Header, read_header
-from hlfd.io.dicom._library import hashed
+from hlfd.io.dicom._library import hashed, quiet
 from hlfd.io.dicom._tree import Item, items, opened
 from hlfd.progress import Advance
 
@@ -102,12 +102,13 @@ def scan(path: Path, advance: Advance | None = None) -> Tree:
         InputError: no such path, or a zip that is damaged, climbs out of its folder or is a bomb.
     """
     headers: list[Header] = []
-    for item, file in opened(items(path)):
-        header = read_header(item, file)
-        if header is not None:
-            headers.append(header)
-        if advance is not None:
-            advance()
+    with quiet():
+        for item, file in opened(items(path)):
+            header = read_header(item, file)
+            if header is not None:
+                headers.append(header)
+            if advance is not None:
+                advance()
     damaged = [header for header in headers if header.kind == "damaged"]
     images = [header for header in headers if header.kind == "image"]
     aside = Counter(header.what for header in headers if header.kind == "aside")
