@@ -1,8 +1,10 @@
 """export: write a model as a file that other runtimes run, and check that it segments as PyTorch does."""
 
 import dataclasses
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from hlfd import plugins
 from hlfd.errors import InputError, nearest
+from hlfd.evaluation.results import read_evaluation
 from hlfd.exporters._exported import Exported, hashes, side_path
 from hlfd.exporters._graph import Graph, Precision, Run, ready
 from hlfd.inference import predict
@@ -52,6 +55,7 @@ def export(
     precision: str = "fp32",
     evidence: Evidence | None = None,
     tolerance: float | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> Done:
     """Write ``model`` to ``path`` with its description beside it, if it then segments as PyTorch does.
 
@@ -62,6 +66,7 @@ def export(
         precision: ``fp32``, ``fp16`` or ``int8``, of those the format has.
         evidence: what it is calibrated and judged on; None: phantom patients.
         tolerance: the largest disagreement that is accepted, in [0, 1]; None: `TOLERANCE`.
+        evaluation: content of an ``evaluation.json``, for a bundle's model card: its means alone are used.
 
     Raises:
         InputError: no such format or precision, a network that can't be written.
@@ -73,12 +78,16 @@ def export(
         raise InputError(f"{name}: expected precision {' or '.join(plugin.PRECISIONS)}, got {precision}")
     if isinstance(model.network, Exported):
         raise InputError("expected a model folder to export, got a file that was exported before")
+    if plugin.SUFFIX == "":
+        plugin.require_usable(model)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not plugin.is_bundle(path))):
+            raise InputError(f"{path}: holds other files than a bundle's; expected a new folder, or an older bundle")
     evidence = evidence or phantom(model)
     limit = TOLERANCE[checked] if tolerance is None else tolerance
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        described = _write(plugin, model, draft, checked, evidence)
+        described = _write(plugin, model, draft, checked, evidence, evaluation)
         run: Run = plugin.open_file(draft)
         segment = partial(plugin.segment, draft) if plugin.SUFFIX == "" else load(draft).predict
         verified = verify(model, segment, evidence, run)
@@ -120,6 +129,15 @@ def default_name(to: str) -> str:
     return f"model{suffix}" if suffix else "bundle"
 
 
+def evaluation_of(folder: Path) -> dict[str, Any] | None:
+    """What is on record of a model folder's quality on test patients: the ``evaluation.json`` beside it."""
+    for place in (folder.parent, folder.parent / "evaluation-test"):
+        if (place / "evaluation.json").is_file():
+            read_evaluation(place / "evaluation.json")  # says what is wrong with it
+            return json.loads((place / "evaluation.json").read_text())
+    return None
+
+
 def precision_of(name: str) -> Precision:
     """``fp32``, ``fp16`` or ``int8``. Raises `InputError` for anything else."""
     if name not in get_args(Precision):
@@ -127,11 +145,18 @@ def precision_of(name: str) -> Precision:
     return cast(Precision, name)
 
 
-def _write(plugin: Any, model: Segmenter, draft: Path, precision: Precision, evidence: Evidence) -> dict[str, Any]:
+def _write(
+    plugin: Any,
+    model: Segmenter,
+    draft: Path,
+    precision: Precision,
+    evidence: Evidence,
+    evaluation: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Write the draft, and its description beside it, which is returned."""
     images = images_of(model, evidence, CALIBRATION_IMAGES if precision == "int8" else 1)
     described = {**model.described(), "precision": precision, "multiple": model.multiple, "size": model.network.size}
-    graph = Graph(model, ready(model), torch.from_numpy(images[0]), model.network.size, described, images)
+    graph = Graph(model, ready(model), torch.from_numpy(images[0]), model.network.size, described, images, evaluation)
     if plugin.SUFFIX == "":
         plugin.build(graph, draft, precision=precision)
         return described

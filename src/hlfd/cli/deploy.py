@@ -56,7 +56,7 @@ def export(
 ) -> None:
     """Write a model as ONNX, OpenVINO, TorchScript or a MONAI bundle, and verify that it segments as PyTorch does."""
     from hlfd.errors import InputError
-    from hlfd.export import NotTheSameError, default_name
+    from hlfd.export import NotTheSameError, default_name, evaluation_of
     from hlfd.export import export as run
     from hlfd.segmenter import Segmenter
 
@@ -70,7 +70,15 @@ def export(
         if auto:
             _auto(segmenter, output, evidence, max_dice_loss, threads)
             return
-        done = run(segmenter, output, to=to, precision=precision, evidence=evidence, tolerance=tolerance)
+        done = run(
+            segmenter,
+            output,
+            to=to,
+            precision=precision,
+            evidence=evidence,
+            tolerance=tolerance,
+            evaluation=evaluation_of(model_folder(model)),
+        )
     except NotTheSameError as error:
         typer.echo(f"hlfd: {error}", err=True)
         raise typer.Exit(1) from None

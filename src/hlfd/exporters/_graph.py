@@ -47,6 +47,7 @@ class Graph:
         size: of the images, if the file shall take no other; None: any that is a multiple of `Segmenter.multiple`.
         description: of the model, which the file carries.
         calibration: images as the network sees them, for int8.
+        evaluation: content of the ``evaluation.json`` beside the model, for its card.
     """
 
     model: Segmenter
@@ -55,6 +56,7 @@ class Graph:
     size: Size | None
     description: Mapping[str, Any]
     calibration: Sequence[np.ndarray]
+    evaluation: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
