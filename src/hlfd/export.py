@@ -163,7 +163,7 @@ def _write(
     if graph.size is None:
         plugin.build(graph, draft)  # fp32, whose figures can be compared
         if not _any_size(graph, plugin.open_file(draft)):
-            if model.preprocess.crop is None:
+            if model.preprocess.patch is None and model.preprocess.plane is None:
                 raise InputError("the network can't be written for images of any size: set a crop to make them alike")
             described["size"] = tuple(graph.example.shape[2:])
             graph = dataclasses.replace(graph, size=described["size"])

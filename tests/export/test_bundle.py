@@ -50,18 +50,23 @@ def bundle(trained, evidence, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "preprocess",
-    [{}, {"size": (48, 32)}, {"size": (24, 20)}, {"spacing_mm": 1.7}, {"spacing_mm": 0.6, "crop": (32, 64)},
-     {"crop": (23, 16)}],
-    ids=str,
-)  # fmt: skip
-@pytest.mark.parametrize("network", ["unet", "monai:UNet"])
+    ("network", "preprocess"),
+    [
+        ("unet", {"size": (48, 32)}),
+        ("unet", {"size": (24, 20)}),
+        ("unet", {"spacing_mm": 0.6, "crop": (32, 64)}),
+        ("unet", {"neighbours": 1}),
+        ("monai:UNet", {"spacing_mm": 1.7}),
+        ("monai:UNet", {"crop": (23, 16), "neighbours": 2}),
+    ],
+)
 def test_the_same_labels_for_every_preprocessing(network, preprocess, trained, tmp_path):
     torch.manual_seed(3)
     options = {"width": 2} if network == "unet" else {"channels": [4, 8], "num_res_units": 0}
-    tapped = build_network(network, options, 3)
-    tapped.train()(torch.randn(2, 1, 32, 32))
-    model = Segmenter(tapped, network, options, Preprocess(window_hu=(-200, 300), **preprocess), trained.labels)
+    shown = Preprocess(window_hu=(-200, 300), **preprocess)
+    tapped = build_network(network, options, 3, in_channels=shown.channels)
+    tapped.train()(torch.randn(2, shown.channels, 32, 32))
+    model = Segmenter(tapped, network, options, shown, trained.labels)
     done = export(model, tmp_path / "bundle", to="monai-bundle", evidence=on_noise(), tolerance=0.0)
     assert done.verified.changed == 0 and done.verified.foreground
     assert (tmp_path / "bundle" / "models" / "model.ts").exists() == (network == "unet")
@@ -198,6 +203,6 @@ def test_3d_is_refused(tmp_path, trained):
 
     tapped = Tapped(Same(), {}, classes=3, in_channels=1, dims=3)
     model = Segmenter(tapped, "none", {}, Preprocess(window_hu=(0, 1)), trained.labels)
-    with pytest.raises(InputError, match="monai-bundle: expected a 2D network of one channel"):
+    with pytest.raises(InputError, match="monai-bundle: expected a 2D network of whole slices"):
         export(model, tmp_path / "bundle", to="monai-bundle", evidence=on_noise())
     assert not list(tmp_path.iterdir())

@@ -38,7 +38,7 @@ def card(model: Segmenter, evaluation: Mapping[str, Any] | None, form: str) -> d
         "axcodes": AXCODES,
         "resampling": _resampling(preprocess),
         "window": [f"{hu:g}" for hu in preprocess.window_hu],
-        "crop": f"the central {preprocess.crop[0]} x {preprocess.crop[1]} pixels" if preprocess.crop else "no crop",
+        "crop": f"the central {preprocess.part[0]} x {preprocess.part[1]} pixels" if preprocess.part else "no crop",
     }
 
 

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from hlfd import plugins
-from hlfd.data.preprocess import AXCODES
 from hlfd.errors import InputError
 from hlfd.exporters._card import card, eval_metrics
 from hlfd.exporters._graph import Graph, Precision, Run
 from hlfd.io import nifti
 from hlfd.io.files import write_json
 from hlfd.segmenter import Segmenter
-from hlfd.volume import Volume
+from hlfd.volume import AXCODES, Volume
 
 SUFFIX = ""
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
@@ -61,8 +60,11 @@ def build(graph: Graph, path: Path, *, precision: Precision = "fp32") -> list[Pa
 
 def require_usable(model: Segmenter) -> None:
     """Raise `InputError` for a network that a bundle can't hold."""
-    if model.network.dims != 2 or model.network.in_channels != 1:
-        raise InputError("monai-bundle: expected a 2D network of one channel; export to onnx or openvino instead")
+    preprocess = model.preprocess
+    if model.network.dims != 2 or preprocess.patch:
+        raise InputError("monai-bundle: expected a 2D network of whole slices; export to onnx or openvino instead")
+    if preprocess.slice_mm or preprocess.crop == "foreground":
+        raise InputError("monai-bundle: slice_mm and crop: foreground can't travel in a bundle; export to onnx instead")
 
 
 def is_bundle(path: Path) -> bool:
@@ -73,7 +75,9 @@ def is_bundle(path: Path) -> bool:
 def open_file(path: Path, threads: int | None = None) -> Run:
     """The bundle's network, with its weights."""
     with _scripts(path):
-        network = _parsed(path, path, path)("network")
+        content = _parsed(path, path, path)
+        content("initialize")
+        network = content("network")
     return lambda images: _logits(network, images)
 
 
@@ -139,7 +143,13 @@ def _network(graph: Graph, path: Path) -> tuple[dict[str, Any], dict[str, Tensor
         with torch.inference_mode():
             plain = isinstance(model.network.network(graph.example), Tensor)
         definition = plugins.module("networks", "monai").definition
-        built = definition(name, classes=model.labels.classes, dims=2, options=dict(model.network_options))
+        built = definition(
+            name,
+            in_channels=model.network.in_channels,
+            classes=model.labels.classes,
+            dims=2,
+            options=dict(model.network_options),
+        )
         if plain and _is_plain(built):
             return built, model.network.network.state_dict()
     with warnings.catch_warnings(), torch.no_grad():
@@ -161,8 +171,9 @@ def _is_plain(definition: Mapping[str, Any]) -> bool:
 def _inference(model: Segmenter, network: dict[str, Any]) -> dict[str, Any]:
     preprocess = model.preprocess
     low, high = preprocess.window_hu
+    around = preprocess.neighbours
     image = {"keys": "image"}
-    crop = list(preprocess.crop) if preprocess.crop else None
+    crop = list(preprocess.crop) if isinstance(preprocess.crop, tuple) else None
     return {
         "imports": ["$import scripts", "$import torch"],
         "bundle_root": ".",
@@ -194,6 +205,7 @@ def _inference(model: Segmenter, network: dict[str, Any]) -> dict[str, Any]:
                     "clip": True,
                 },
                 {"_target_": "scripts.CropSlicesd", **image, "multiple": list(model.multiple), "crop": crop},
+                *([{"_target_": "scripts.Neighboursd", **image, "neighbours": around}] if around else []),
             ],
         },
         "inferer": {"_target_": "SliceInferer", "spatial_dim": 0, "roi_size": [-1, -1], "sw_batch_size": 4},
@@ -234,9 +246,9 @@ def _inference(model: Segmenter, network: dict[str, Any]) -> dict[str, Any]:
 def _metadata(graph: Graph) -> dict[str, Any]:
     model = graph.model
     names = {str(i): name for i, name in enumerate(("background", *model.labels.names))}
-    shape = list(model.preprocess.crop or ()) if graph.size else [f"{multiple} * n" for multiple in model.multiple]
+    shape = list(graph.size) if graph.size else [f"{multiple} * n" for multiple in model.multiple]
     tensor = {"type": "image", "modality": "CT", "spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
-    regions = ", ".join(names.values())
+    regions, channels = ", ".join(names.values()), model.network.in_channels
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
@@ -264,9 +276,9 @@ def _metadata(graph: Graph) -> dict[str, Any]:
                 "image": {
                     **tensor,
                     "format": "hounsfield",
-                    "num_channels": 1,
+                    "num_channels": channels,
                     "value_range": [-1, 1],
-                    "channel_def": {"0": "image"},
+                    "channel_def": {str(i): f"slice {i - channels // 2:+d}" for i in range(channels)},
                 }
             },
             "outputs": {

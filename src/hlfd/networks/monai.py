@@ -64,10 +64,10 @@ def build(
     return tapped(made, in_channels=in_channels, classes=classes, dims=dims, size=size)
 
 
-def definition(argument: str, *, classes: int, dims: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The class and its arguments for one image channel, as a MONAI configuration names them."""
+def definition(argument: str, *, in_channels: int, classes: int, dims: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The class and its arguments, as a MONAI configuration names them."""
     network = _find(argument)
-    given = {"in_channels": 1, "classes": classes, "dims": dims}
+    given = {"in_channels": in_channels, "classes": classes, "dims": dims}
     filled = {name: given[what] for what, name in _classes.filled_in(network).items()}
     return {"_target_": f"monai.networks.nets.{network.__name__}", **filled, **_filled(network, options, dims)}
 

@@ -39,7 +39,7 @@ class ResizeSlicesd(MapTransform):
         super().__init__(keys)
         self.size, self.spacing_mm = size, spacing_mm
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """The slices, resized; the planes are kept for `RestoreSlicesd`."""
         data = dict(data)
         for key in self.keys:
@@ -73,7 +73,7 @@ class CropSlicesd(MapTransform):
         super().__init__(keys)
         self.multiple, self.crop, self.value = multiple, crop, value
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """The slices as the network takes them."""
         data = dict(data)
         for key in self.keys:
@@ -87,6 +87,25 @@ class CropSlicesd(MapTransform):
             below, right = (-n % m for n, m in zip(pixels.shape[2:], self.multiple, strict=True))
             pixels = F.pad(pixels, (0, right, 0, below), value=self.value)
             data[key] = MetaTensor(pixels, meta=image.meta, applied_operations=operations)
+        return data
+
+
+class Neighboursd(MapTransform):
+    """The slices on either side as further channels, the slice itself in the middle; at an end, the last one again."""
+
+    def __init__(self, keys: KeysCollection, neighbours: int) -> None:
+        super().__init__(keys)
+        self.neighbours = neighbours
+
+    def __call__(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """One channel -> 2 * neighbours + 1."""
+        data = dict(data)
+        for key in self.keys:
+            image = data[key]
+            pixels, count = image.as_tensor()[0], image.shape[1]
+            offsets = range(-self.neighbours, self.neighbours + 1)
+            channels = [pixels[(torch.arange(count) + offset).clamp(0, count - 1)] for offset in offsets]
+            data[key] = MetaTensor(torch.stack(channels), meta=image.meta, applied_operations=image.applied_operations)
         return data
 
 
@@ -105,7 +124,7 @@ class RestoreSlicesd(MapTransform):
         super().__init__(keys)
         self.image, self.crop = image, crop
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Labels, 1 x slices x rows x columns, uint8."""
         data = dict(data)
         image = data[self.image]
