@@ -44,6 +44,8 @@ def test_export_and_predict(hlfd, trained, source, recipe, tmp_path):
     verified, said = ended.out.strip().splitlines()
     assert said == str(path)
     assert verified.startswith("1 validation cases: logits differ by at most") and "Dice kidney 0." in verified
+    said = hlfd("info", path)
+    assert said.code == 0 and "precision   fp32" in said.out and "verified    on 1 validation cases" in said.out
     image = str(source.cases[3].image[0])
     for model, labels in ((folder, "a.nii.gz"), (path, "b.nii.gz")):
         ended = hlfd("predict", "-m", model, "-i", image, "-o", tmp_path / labels)

@@ -66,8 +66,8 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A model folder (ours, an nnU-Net result, a MONAI bundle), a run, a prepared store, a NIfTI file or a "
-            "recipe."
+            help="A model folder (ours, an nnU-Net result, a MONAI bundle), a run, an exported file, a store, a "
+            "NIfTI file or a recipe."
         ),
     ],
     options: Annotated[

@@ -12,7 +12,9 @@ from hlfd.cost import multiply_adds
 from hlfd.data.store import Store
 from hlfd.distill.features import Tapped
 from hlfd.errors import InputError
+from hlfd.exporters._exported import side_path
 from hlfd.io import nifti
+from hlfd.loading import load
 from hlfd.segmenter import Segmenter
 from hlfd.teachers import open_pretrained
 from hlfd.teachers._open import recognise
@@ -29,19 +31,20 @@ def describe(path: Path, options: Sequence[str] = ()) -> str:
         return _foreign(path, options)
     if options:
         raise InputError(f"{path}: only a model from elsewhere takes options, got {' '.join(options)}")
-    if (path / "model" / "model.json").is_file():
-        return _model(path / "model")
-    if (path / "model.json").is_file():
-        return _model(path)
+    model = path / "model" if (path / "model" / "model.json").is_file() else path
+    if (model / "model.json").is_file():
+        return _model(model)
     if (path / "store.json").is_file():
         return _store(path)
+    if path.is_file() and side_path(path).is_file():
+        return _exported(path)
     if path.name.endswith(nifti.SUFFIXES):
         return _volume(path)
     if path.suffix in (".yaml", ".yml"):
         return recipes.dump(recipes.read(path)).rstrip()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    raise InputError(f"{path}: expected a model folder, a run, a store, a NIfTI file or a recipe")
+    raise InputError(f"{path}: expected a model folder, a run, an exported file, a store, a NIfTI file or a recipe")
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:
@@ -97,6 +100,23 @@ def _model(folder: Path) -> str:
             f"taps        {_taps(model.network)} (channels/stride)",
             f"learned from {len(model.learned_from)} patients",
             f"facts       {json.dumps(dict(model.facts))}",
+            "Research use only. Not a medical device.",
+        ]
+    )
+
+
+def _exported(path: Path) -> str:
+    model, known = load(path), json.loads(side_path(path).read_text())
+    verified = known.get("verified", {})
+    size = " x ".join(map(str, model.network.size)) if model.network.size else f"multiples of {model.multiple}"
+    return "\n".join(
+        [
+            f"exported    {model.network_name} {json.dumps(dict(model.network_options))}, {model.network.dims}D",
+            f"precision   {known.get('precision')}",
+            f"images      {size}",
+            f"labels      {_labels(model.labels.names)}",
+            f"preprocess  {model.preprocess.model_dump(exclude_none=True)}",
+            f"verified    on {verified.get('said')}: disagreement with PyTorch {verified.get('disagreement', 1):.2g}",
             "Research use only. Not a medical device.",
         ]
     )
