@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 import hlfd
+from hlfd.data.postprocess import Postprocess
 from hlfd.data.preprocess import Preprocess
 from hlfd.errors import InputError
 from hlfd.export import NotTheSameError, export
@@ -177,8 +179,6 @@ def test_a_bundle_replaces_an_older_one_or_leaves_it(tmp_path, trained, monkeypa
 
 
 def spoilt(model: Segmenter) -> Segmenter:
-    from dataclasses import replace
-
     return replace(model, preprocess=Preprocess(window_hu=(-100, 300), size=(32, 32)))
 
 
@@ -192,6 +192,21 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path, trained):
 def test_a_bundle_is_not_for_hlfd_load(bundle):
     with pytest.raises(InputError, match="a MONAI bundle, which MONAI runs"):
         hlfd.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preprocess": Preprocess(window_hu=(0, 1), crop="foreground")}, "crop: foreground can't travel"),
+        ({"preprocess": Preprocess(window_hu=(0, 1), slice_mm=2.0)}, "slice_mm and crop"),
+        ({"preprocess": Preprocess(window_hu=(0, 1), patch=(32, 32))}, "expected a 2D network of whole slices"),
+        ({"postprocess": Postprocess(largest={"kidney": 2})}, "post-processing can't travel"),
+    ],
+)
+def test_what_a_bundle_can_not_do_is_refused(change, message, trained, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export(replace(trained, **change), tmp_path / "bundle", to="monai-bundle", evidence=on_noise())
+    assert not list(tmp_path.iterdir())
 
 
 def test_3d_is_refused(tmp_path, trained):

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hlfd.data.preprocess import AXCODES, Preprocess
+from hlfd.data.preprocess import Preprocess
 from hlfd.segmenter import Segmenter
+from hlfd.volume import AXCODES
 
 METRICS = ("dice", "hd95_mm", "assd_mm", "surface_dice")
 

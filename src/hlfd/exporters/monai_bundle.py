@@ -65,6 +65,8 @@ def require_usable(model: Segmenter) -> None:
         raise InputError("monai-bundle: expected a 2D network of whole slices; export to onnx or openvino instead")
     if preprocess.slice_mm or preprocess.crop == "foreground":
         raise InputError("monai-bundle: slice_mm and crop: foreground can't travel in a bundle; export to onnx instead")
+    if model.postprocess:
+        raise InputError("monai-bundle: the model's post-processing can't travel in a bundle; export to onnx instead")
 
 
 def is_bundle(path: Path) -> bool:
