@@ -19,7 +19,8 @@ from hlfd.errors import InputError
 from hlfd.export import NotTheSameError, export
 from hlfd.exporters._exported import Exported, hashes, side_path
 from hlfd.inference import predict
-from hlfd.segmenter import Segmenter
+from hlfd.segmenter import Segmenter, build_network
+from hlfd.verification import Evidence
 from hlfd.volume import Volume
 
 KINDS = [
@@ -142,6 +143,35 @@ def test_a_file_that_segments_otherwise_is_not_written(trained, evidence, tmp_pa
     with pytest.raises(NotTheSameError):
         export(trained, tmp_path / "new" / "model.onnx", evidence=evidence)
     assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "preprocess"),
+    [
+        ("model.onnx", {"neighbours": 1}),
+        ("model.onnx", {"patch": (16, 16, 32)}),
+        ("model.xml", {"patch": (16, 32, 16)}),
+        ("model.ts", {"patch": (32, 32), "spacing_mm": 0.8}),
+    ],
+)
+def test_neighbours_and_patches(name, preprocess, trained, tmp_path):
+    """2.5D and 3D, on an oblique grid."""
+    shown = Preprocess(window_hu=(-200, 300), **preprocess)
+    torch.manual_seed(5)
+    tapped = build_network("unet", {"width": 2}, 3, in_channels=shown.channels, dims=shown.dims)
+    tapped.train()(torch.randn(2, shown.channels, *[16] * shown.dims))
+    model = Segmenter(tapped, "unet", {"width": 2}, shown, trained.labels)
+    affine = np.array([[0.1, -0.9, 0, 20], [-0.8, -0.1, 0.2, 30], [0, 0.1, 2.5, -40], [0, 0, 0, 1.0]])
+    voxels = np.random.default_rng(0).normal(50, 150, (40, 35, 19)).astype(np.float32)
+    image = Volume(voxels, affine)
+    noise = Evidence("noise", lambda: [image], lambda: [(image, None)], 1, 1)
+    done = export(model, tmp_path / name, evidence=noise)
+    assert done.size is None and done.verified.foreground
+    loaded = hlfd.load(done.path)
+    assert (loaded.network.dims, loaded.network.in_channels) == (shown.dims, shown.channels)
+    labels = loaded.predict(image)
+    image.require_same_grid(labels, name)
+    assert np.mean(labels.voxels != predict(model, image).voxels) < 1e-3
 
 
 class OneSize(nn.Module):
