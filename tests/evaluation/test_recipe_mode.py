@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hlfd.data.preprocess import Preprocess
+from hlfd.inference import Predictor
+from hlfd.io import nifti
 from hlfd.labels import organ_and_tumor
 from hlfd.segmenter import Segmenter, build_network
 
@@ -42,13 +44,36 @@ def test_judges_by_the_protocol_asked_for(hlfd, arguments, kits_root: Path, tmp_
     assert document["cases"][0]["regions"]["kidney_and_mass"]["dice"] == pytest.approx(dice)
 
 
+def test_says_how_far_the_probabilities_can_be_believed(hlfd, arguments, kits_root: Path, tmp_path: Path):
+    ended = hlfd("evaluate", *arguments, "--output", tmp_path / "e")
+    assert ended.code == 0, ended.err
+    document = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    found = document["global"]["calibration"]
+    assert "ece_foreground" in ended.out
+    # The same from the probabilities themselves, with one bin after the other.
+    predictor, bins = Predictor(Segmenter.load(arguments[0])), np.zeros((15, 3))
+    for case in sorted(path.name for path in kits_root.iterdir()):
+        image = nifti.read_image(kits_root / case / "imaging.nii.gz")
+        shares = predictor.run(image, probabilities=True).probabilities / 65535
+        truth = np.asarray(nib.load(kits_root / case / "segmentation.nii.gz").dataobj)
+        sure, right = shares.max(-1), shares.argmax(-1) == truth
+        for b in range(15):
+            inside = (sure >= b / 15) & ((sure < (b + 1) / 15) | (b == 14))
+            bins[b] += inside.sum(), sure[inside].sum(), right[inside].sum()
+    assert found["ece_all"] == pytest.approx(np.abs(bins[:, 1] - bins[:, 2]).sum() / bins[:, 0].sum(), abs=1e-6)
+    assert 0 < found["ece_foreground"] < 1
+
+
 def test_the_folders_it_wrote_give_the_same_figures(hlfd, arguments, kits_root: Path, tmp_path: Path):
     assert hlfd("evaluate", *arguments, "--output", tmp_path / "e").code == 0
     regions = ("--region", "kidney=1,2", "--region", "tumor=2", "--workers", 1, "--output", tmp_path / "f")
     ended = hlfd("evaluate", "--predictions", tmp_path / "e" / "predictions", "--references", kits_root, *regions)
     assert ended.code == 0, ended.err
     first, second = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "ef")
-    assert first == second
+    assert first["global"].pop("calibration")  # which label maps alone don't give
+    for case in first["cases"]:
+        assert case.pop("calibration") and case | {"calibration": {}} in second["cases"]
+    assert {**first, "cases": []} == {**second, "cases": []}
 
 
 def test_labels_that_the_protocol_is_not_made_for_are_said_before_the_work(hlfd, arguments, tmp_path: Path):

@@ -51,7 +51,8 @@ def evaluate(
 ) -> None:
     """Measure a MODEL on a RECIPE's patients, or --predictions against --references, on the native grid.
 
-    Writes evaluation.json and evaluation.csv, and prints means over patients with 95 % bootstrap intervals.
+    Writes evaluation.json and evaluation.csv, and prints means over patients with 95 % bootstrap intervals;
+    of a MODEL also how far its probabilities can be believed (expected calibration error over voxels).
     """
     import os
 
@@ -104,7 +105,7 @@ def _recipe(
     folder = model_folder(model)
     target = output or folder.parent / f"evaluation-{part}"
     workspace = steps.Workspace(recipes.read(recipe, overrides))
-    steps.evaluate(folder, workspace, cast(steps.Part, part), fold, target, judge)
+    steps.evaluate(folder, workspace, cast(steps.Part, part), fold, target, judge, calibration=True)
     return target, json.loads((target / "evaluation.json").read_text())
 
 

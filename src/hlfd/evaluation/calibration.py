@@ -15,7 +15,8 @@ def calibrate(probabilities: np.ndarray, reference: np.ndarray, where: str) -> d
     """Bin the voxels of one case by the probability of their most probable class.
 
     Args:
-        probabilities: C x I x J x K, of every class (background first), each voxel's adding up to 1.
+        probabilities: C x I x J x K, of every class (background first), each voxel's adding up to 1; unsigned integers
+            are shares of the largest that their type holds.
         reference: I x J x K class indices.
         where: the case or file, for messages.
 
@@ -34,6 +35,8 @@ def calibrate(probabilities: np.ndarray, reference: np.ndarray, where: str) -> d
     found = {name: np.zeros((3, BINS)) for name in ("all", "foreground")}
     for k in range(reference.shape[2]):  # a slice at a time: bounds the memory
         p, truth = probabilities[..., k].astype(np.float32), reference[..., k]
+        if probabilities.dtype.kind == "u":
+            p /= np.iinfo(probabilities.dtype).max
         if np.isnan(p).any():
             raise InputError(f"{where}: expected probabilities, got {int(np.isnan(p).sum())} NaN in slice {k}")
         if p.min(initial=0) < -1e-4 or p.max(initial=0) > 1 + 1e-4:

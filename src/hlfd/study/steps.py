@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from filelock import FileLock
 
 from hlfd.cases import Case, DataSource
@@ -17,6 +18,7 @@ from hlfd.data.splits import Split, inner_splits, make_splits, require_distinct,
 from hlfd.data.store import Store
 from hlfd.errors import InputError
 from hlfd.evaluation import protocols
+from hlfd.evaluation.calibration import calibrate
 from hlfd.evaluation.protocols import CaseResult, Protocol, evaluate_case, write_evaluation
 from hlfd.inference import Predictor
 from hlfd.io import nifti
@@ -309,6 +311,8 @@ def evaluate(
     fold: int,
     folder: Path,
     protocol: Protocol | None = None,
+    *,
+    calibration: bool = False,
 ) -> list[CaseResult]:
     """Predict every case of a part on its own grid and measure it against its label map.
 
@@ -317,6 +321,7 @@ def evaluate(
         part: which patients; ``all`` needs no split.
         folder: gets ``predictions/CASE.nii.gz``, ``evaluation.json`` and ``evaluation.csv``.
         protocol: how to judge; None: ``default``.
+        calibration: whether to measure how far the probabilities can be believed, voxel by voxel on the native grid.
 
     Raises:
         InputError: the model's classes are others than the data's, or it learned from patients it is to be tested on.
@@ -335,12 +340,22 @@ def evaluate(
     cases, results, predictor = workspace.cases(patients), list[CaseResult](), Predictor(model)
     with progress(f"evaluating {folder.name}", len(cases)) as advance:
         for case in cases:
-            prediction = predictor.predict(source.read_image(case))
-            nifti.write_label(folder / "predictions" / f"{case.id}.nii.gz", prediction, model.description)
-            reference = source.read_label(case)
-            results.append(
-                evaluate_case(prediction, reference, model.labels, case.id, patient=case.patient, protocol=protocol)
+            found = predictor.run(source.read_image(case), probabilities=calibration)
+            nifti.write_label(folder / "predictions" / f"{case.id}.nii.gz", found.labels, model.description)
+            reference, bins = source.read_label(case), None
+            found.labels.require_same_grid(reference, f"case {case.id}: prediction and reference")
+            if found.probabilities is not None:
+                bins = calibrate(np.moveaxis(found.probabilities, -1, 0), reference.voxels, f"case {case.id}")
+            judged = evaluate_case(
+                found.labels,
+                reference,
+                model.labels,
+                case.id,
+                patient=case.patient,
+                protocol=protocol,
+                calibration=bins,
             )
+            results.append(judged)
             advance()
     write_evaluation(folder, results, protocol)
     return results
