@@ -93,38 +93,6 @@ def test_several_processes_find_the_same(sound: Path):
     assert together == alone
 
 
-DYING = """
-import os
-from dataclasses import replace
-from pathlib import Path
-from hlfd import plugins
-
-def build(root: Path):
-    source = plugins.load("sources", "slices", root)
-
-    def read_image(case):
-        return os._exit(9) if case.id == "case_00001" else source.read_image(case)
-
-    return replace(source, read_image=read_image)
-"""
-
-
-def test_a_killed_process_is_a_finding_of_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "dying").mkdir()
-    (tmp_path / "dying" / "source.py").write_text(DYING)
-    monkeypatch.syspath_prepend(tmp_path)
-    random = np.random.default_rng(0)
-    for folder, high in (("images", 255), ("masks", 2)):
-        (tmp_path / "data" / folder).mkdir(parents=True)
-        for case in range(4):
-            np.save(tmp_path / "data" / folder / f"case_0000{case}_slice_0001.npy", random.integers(0, high, (32, 32)))
-    report = check_root(tmp_path / "data", "dying.source", deep=True, workers=2)
-    assert len(report.data.cases) == 4
-    (found,) = [finding for finding in report.findings if finding.severity == "error"]
-    assert (found.code, found.case) == ("unreadable", "case_00001")
-    assert found.text == "images/case_00001_slice_0001.npy: reading it ended the process, for lack of memory?"
-
-
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_fits(sound: Path, width: int):
     spoil(sound)

@@ -14,6 +14,7 @@ for module in (
     "evaluation",
     "use",
     "deploy",
+    "benchmark",
     "look",
 ):  # in the order of ``hlfd --help``
     import_module(f"hlfd.cli.{module}")

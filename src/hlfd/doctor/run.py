@@ -1,7 +1,7 @@
 """Check a data set: find its cases, read each once in worker processes, apply the checks."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -135,30 +135,11 @@ def _examined(source: DataSource, make_source: MakeSource, deep: bool, workers: 
         for case in source.cases:
             yield examine(source, case, deep=deep)
         return
-    make_source, waiting = sent(make_source, source), {case.id: case for case in source.cases}
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent(make_source, source),))
     try:
-        for found in _in_pool(waiting.values(), make_source, deep, workers):
-            del waiting[found.case.id]
-            yield found
-        return
-    except BrokenProcessPool:  # killed, for lack of memory: alone a case may be read, else it is known which
-        pass
-    while waiting:
-        try:
-            for found in _in_pool(waiting.values(), make_source, deep, 1):
-                del waiting[found.case.id]
-                yield found
-        except BrokenProcessPool:
-            case = waiting.pop(next(iter(waiting)))
-            yield CaseFacts(case, problems=(f"{case.image[0]}: reading it ended the process, for lack of memory?",))
-
-
-def _in_pool(cases: Iterable[Case], make_source: MakeSource, deep: bool, workers: int) -> Iterator[CaseFacts]:
-    """Facts as they come; of one worker, in the order of the cases."""
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_source,))
-    try:
-        futures = [pool.submit(_work, case, deep) for case in list(cases)]
-        for future in futures if workers == 1 else as_completed(futures):
+        for future in as_completed([pool.submit(_work, case, deep) for case in source.cases]):
             yield future.result()
+    except BrokenProcessPool:
+        raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

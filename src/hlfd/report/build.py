@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic
-from hlfd.report import charts, figures, pictures, tables, viewer
+from hlfd.report import charts, figures, pictures, speed, tables, viewer
 from hlfd.report.arrows import who_teaches_whom
 from hlfd.report.gradients import pull_tables
 from hlfd.report.model import ImportancePicture, PatientPicture, ReportData
@@ -24,6 +24,15 @@ class Tile:
     name: str
     value: str
     note: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A benchmark: its chart, its table, and where it was measured."""
+
+    svg: Markup
+    table: tables.Table
+    said: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ def render(data: ReportData) -> str:
         findings=data.findings,
         spread=_spread(data, models),
         scatters=charts.scatters(models, labels, slots),
+        speed=_speed(data, slots),
         curves=charts.curves(data, slots, large),
         losses=charts.curves(data, slots, small, small=True),
         lessons=_lessons(data),
@@ -197,6 +207,18 @@ def _tiles(models: Sequence[Model], labels: Sequence[str]) -> list[Tile]:
             name, unit = ("Parameters", "") if key == "parameters" else ("Time", " ms per slice")
             tiles.append(Tile(name, text, f"{tables.short(a)}{unit} in the teacher, {tables.short(b)} in the student"))
     return tiles
+
+
+def _speed(data: ReportData, slots: Mapping[str, int]) -> Speed | None:
+    """The benchmark that lies beside the results."""
+    found = speed.bars(data.benchmark, slots) if data.benchmark else []
+    if not found:
+        return None
+    machine, volume = data.benchmark["machine"], data.benchmark["volume"]
+    threads = max(bar.run["threads"] for bar in found)
+    shape = " × ".join(map(str, volume["shape"]))
+    said = f"{machine['processor']}, {threads} thread{'s' * (threads > 1)}; volume: {volume['said']}, {shape} voxels"
+    return Speed(speed.chart(found), speed.table(found), said)
 
 
 def _lessons(data: ReportData) -> list[tuple[str, Markup]]:

@@ -119,6 +119,7 @@ class ReportData:
         findings: plain sentences on each comparison.
         ranks: region -> model -> the fields of `hlfd.evaluation.stability.Rank`.
         variances: region -> model -> the fields of `hlfd.evaluation.stability.Variances`.
+        benchmark: contents of a ``benchmark.json``, empty without one; models of the results' names have their colours.
         ranking: what the patients were ranked by, for example ``tumor Dice of student-hlfd``.
     """
 
@@ -151,4 +152,5 @@ class ReportData:
     variances: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
         default_factory=dict[str, Mapping[str, Mapping[str, Any]]]
     )
+    benchmark: Mapping[str, Any] = field(default_factory=dict[str, Any])
     ranking: str = ""

@@ -14,6 +14,7 @@ from hlfd.data.preprocess import AXCODES
 from hlfd.io import nifti
 from hlfd.report.arrows import Arrow
 from hlfd.report.model import Attention, ImportancePicture, PatientPicture, ReportData, ViewerCase
+from hlfd.report.speed import read_benchmark
 from hlfd.segmenter import Segmenter
 from hlfd.study.attention import attention_maps, mean_shares, share_inside
 from hlfd.study.calibration import calibration_of
@@ -68,6 +69,7 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[Mo
         viewer=gathered.viewer([index for _, index in chosen]),
         findings=[one["sentence"] for one in results.get("comparisons", ())],
         ranks=results.get("ranks") or {},
+        benchmark=read_benchmark(workspace.recipe.folder / "benchmark.json"),
         variances=results.get("variances") or {},
         ranking=gathered.ranking
         if len(gathered.judges) < 3

@@ -10,7 +10,9 @@ import torch
 
 from hlfd.data.augment import ORIENTATIONS
 from hlfd.data.rows import encode
+from hlfd.data.samples import Samples
 from hlfd.distill.distiller import Distiller
+from hlfd.distill.features import Tapped
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.distill.terms import sizes
 from hlfd.errors import InputError
@@ -65,14 +67,13 @@ def mib(size: float) -> str:
 
 def _runs(workspace: steps.Workspace, cells: Sequence[Cell]) -> int:
     recipe, largest, total = workspace.recipe, 0, 0
-    classes = workspace.source.labels.classes
     for cell in cells:
         if cell.kind == "teacher":
             folders = [] if recipe.teacher_models else steps.teacher_folders(workspace, cell.fold)
-            parameters, runs = _parameters(recipe.teacher, classes) if folders else 0, [f.parent for f in folders]
+            network, runs = recipe.teacher if folders else None, [f.parent for f in folders]
         else:
-            assert cell.network is not None
-            parameters, runs = _parameters(cell.network, classes), [recipe.folder / cell.name]
+            network, runs = cell.network, [recipe.folder / cell.name]
+        parameters = sum(p.numel() for p in _built(workspace, network).parameters()) if network else 0
         kept = parameters * (2 * CHECKPOINT + 4)
         if cell.kind == "search" and recipe.study and recipe.study.search:  # its trials keep no checkpoints
             kept = parameters * (2 * CHECKPOINT + 4 * recipe.study.search.trials)
@@ -81,42 +82,36 @@ def _runs(workspace: steps.Workspace, cells: Sequence[Cell]) -> int:
     return total + largest
 
 
-def _parameters(network: Plugin, classes: int) -> int:
-    return sum(p.numel() for p in build_network(network.name, network.options, classes).parameters())
+def _built(workspace: steps.Workspace, network: Plugin) -> Tapped:
+    shown, classes = workspace.recipe.preprocess, workspace.source.labels.classes
+    return build_network(network.name, network.options, classes, in_channels=shown.channels, dims=shown.dims)
 
 
 @torch.no_grad()
 def _cache(workspace: steps.Workspace, cells: Sequence[Cell]) -> int:
-    """Bytes of what an untrained teacher says of one slice, compressed, times the slices and orientations."""
-    recipe, store, classes = workspace.recipe, workspace.store, workspace.source.labels.classes
-    if recipe.teacher_models or recipe.student_training.cache == "never":
+    """Bytes of what an untrained teacher says of one image, compressed, times the images and orientations."""
+    recipe = workspace.recipe
+    training = recipe.student_training
+    if recipe.teacher_models or training.cache == "never" or training.augmentation.endless:
         return 0  # of a teacher from elsewhere it is known, and checked, when it is opened
-    turns = ORIENTATIONS if recipe.student_training.augment else 1
+    turns = ORIENTATIONS if training.augmentation.turns else 1
     rows: dict[tuple[int, str], float] = {}
-    network = build_network(recipe.teacher.name, recipe.teacher.options, classes)
-    if (network.in_channels, network.dims) != (1, 2):
-        return 0
-    teacher = FrozenTeacher(network)
+    teacher = FrozenTeacher(_built(workspace, recipe.teacher))
     for cell in cells:
         if cell.method is None or cell.method.name == ALONE or cell.network is None:
             continue
-        split = workspace.split(cell.fold)
-        cases = [case for case in store.cases.values() if case.patient in {*split.train, *split.unlabelled}]
-        slices = sum(case.shape[0] for case in cases)
-        images, targets = store.slices(next(case.id for case in cases if case.labelled))
-        middle = len(images) // 2
-        image = torch.from_numpy(np.asarray(images[middle : middle + 1])).float()[:, None]
-        student = build_network(cell.network.name, cell.network.options, classes).eval()
-        distiller = Distiller(cell.method.build(student.info(), teacher.info(), classes))
+        split, student = workspace.split(cell.fold), _built(workspace, cell.network).eval()
+        samples = Samples(workspace.store, split.train, split.unlabelled if workspace.uses_unlabelled else None)
+        distiller = Distiller(cell.method.build(student.info(), teacher.info(), student.classes))
         distiller.freeze_heads()
         if distiller.whole_features():
             continue
-        seen = sizes(student(image))
-        target = torch.from_numpy(np.asarray(targets[middle : middle + 1])).long()
-        known = distiller.knowledge(teacher(image), seen, target)
+        image, target, _ = samples[int(np.flatnonzero(samples.labelled)[samples.labelled.sum() // 2])]
+        seen = sizes(student(image[None]))
+        known = distiller.knowledge(teacher(image[None]), seen, target[None])
         codes = distiller.codes(known, seen)
         for key, values in known.items():
-            rows[cell.fold, key] = len(encode(values[0].float().numpy(), codes[key])) * slices * turns
+            rows[cell.fold, key] = len(encode(values[0].float().numpy(), codes[key])) * len(samples) * turns
     return round(sum(rows.values()))
 
 
