@@ -18,6 +18,8 @@ from hlfd.benchmark.table import benchmark_table
 from hlfd.data.preprocess import Preprocess
 from hlfd.errors import InputError
 from hlfd.labels import organ_and_tumor
+from hlfd.report.build import render
+from hlfd.report.model import ReportData
 from hlfd.report.speed import bars, read_benchmark, write_picture
 from hlfd.segmenter import Segmenter, build_network
 from hlfd.sources._phantom import make_patient
@@ -235,3 +237,10 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path, document):
             read_benchmark(tmp_path / "benchmark.json")
     assert len(bars(document, {"student": 2})) == 8
     assert {bar.slot for bar in bars(document, {"student": 2}) if bar.model == "student"} == {2}
+
+
+def test_the_report_shows_it(document):
+    results = {"models": [{"name": "teacher"}, {"name": "student", "method": "seg"}]}
+    page = render(ReportData("Study", "", results, benchmark=document))
+    assert 'id="speed"' in page and "student, onnxruntime" in page and "generated phantom patient" in page
+    assert 'id="speed"' not in render(ReportData("Study", "", results))
