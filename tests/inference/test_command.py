@@ -259,8 +259,8 @@ def test_a_seg_needs_dicom(hlfd, model: Path, images: Path, tmp_path: Path):
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_part(model: Path, tmp_path: Path):
-    for index in range(12):
-        save(tmp_path / "images" / f"case_{index:02}.nii.gz", hu(index, (40, 64, 64)))
+    for index in range(10):
+        save(tmp_path / "images" / f"case_{index:02}.nii.gz", hu(index, (24, 48, 48)))
     out = tmp_path / "out"
     command = [
         str(Path(sys.executable).with_name("hlfd")),
@@ -288,10 +288,10 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_part(model: Path, tmp_path:
     assert "Traceback" not in errors
     assert "what is finished stays" in errors
     done = files(out)
-    assert 2 <= len(done) < 12
+    assert 2 <= len(done) < 10
     assert done == [f"case_{i:02}.nii.gz" for i in range(len(done))]
     for name in done:
-        assert nifti.read_label(out / name).shape == (40, 64, 64)
+        assert nifti.read_label(out / name).shape == (24, 48, 48)
 
 
 def test_no_more_than_the_next_image_is_read_ahead(hlfd, model: Path, images: Path, tmp_path: Path, monkeypatch):

@@ -80,12 +80,10 @@ def test_label_map_and_seg_lie_where_the_image_lies(hlfd, model: Path, tmp_path:
         write_series(source, hu, affine)
     else:
         write_enhanced(source / "one.dcm", hu, affine)
-    ended = hlfd(
-        "predict", "-m", model, "-i", source, "-o", out, "-f", "both", "-s", "-p", "--report", tmp_path / "r.json"
-    )
+    ended = hlfd("predict", "-m", model, "-i", source, "-o", out, "-f", "both", "-s", "--report", tmp_path / "r.json")
     assert ended.code == 0, ended.err
     (series,) = dicom.list_series(source)
-    assert sorted(p.name for p in out.iterdir()) == [f"{series.key}.{s}" for s in ("dcm", "json", "nii.gz", "png")]
+    assert sorted(p.name for p in out.iterdir()) == [f"{series.key}.{s}" for s in ("dcm", "json", "nii.gz")]
     labels = nifti.read_label(out / f"{series.key}.nii.gz")
     image = dicom.read_series(source).volume
     image.require_same_grid(labels, "labels")
