@@ -144,6 +144,49 @@ def test_a_full_disk_leaves_no_part_of_a_case_that_counts(kits_root, tmp_path, h
     assert all(after[name] == before[name] for name in finished_files("case_00000"))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_target_that_can_not_be_written(kits_root, tmp_path, hlfd, workers: int):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
+    (tmp_path / "out" / "store").mkdir(parents=True)
+    (tmp_path / "out" / "store" / "cases").write_text("in the way")
+    ended = hlfd("prepare", recipe, "--workers", workers)
+    assert (ended.code, ended.err.count("\n")) == (1, 1), ended.err
+    assert ended.err.startswith(f"hlfd: File exists: {tmp_path / 'out' / 'store' / 'cases'}")
+
+
+def test_a_target_that_is_read_only(kits_root, tmp_path, hlfd, monkeypatch):
+    recipe, root = tmp_path / "recipe.yaml", tmp_path / "out" / "store"
+    recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
+    assert hlfd("prepare", recipe, "--workers", 1).code == 0
+    before = times(root)
+    os.utime(kits_root / "case_00001" / "imaging.nii.gz", ns=(1, 1))  # so that there is something to do
+
+    def refuse(*_: object, **options: object):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(options["dir"]))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    ended = hlfd("prepare", recipe, "--workers", 1)
+    assert (ended.code, "Traceback" in ended.err) == (1, False)
+    assert f"hlfd: Read-only file system: {root / 'cases'}; what is finished stays" in ended.err
+    assert {n: t for n, t in before.items() if "00001" not in n}.items() <= times(root).items()
+
+
+def test_verify(kits_root, tmp_path, hlfd):
+    recipe, root = tmp_path / "recipe.yaml", tmp_path / "out" / "store"
+    recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
+    ended = hlfd("prepare", recipe, "--workers", 1, "--verify")
+    assert (ended.code, "every file is as the manifest says" in ended.err) == (0, True)
+    path = root / "cases" / "case_00002.label.b2nd"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    ended = hlfd("prepare", recipe, "--workers", 1, "--verify")
+    assert ended.code == 2
+    assert f"hlfd: {path}: damaged, expected sha256" in ended.err
+    for file in (root / "cases").glob("case_00002.*"):
+        file.unlink()
+    assert hlfd("prepare", recipe, "--workers", 1, "--verify").code == 0
+
+
 def test_an_interrupt_leaves_what_is_finished(kits_root, tmp_path, hlfd, monkeypatch):
     recipe, root = tmp_path / "recipe.yaml", tmp_path / "out" / "store"
     recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")

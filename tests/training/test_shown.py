@@ -10,6 +10,7 @@ import torch
 from hlfd import plugins
 from hlfd.data.prepare import prepare
 from hlfd.data.preprocess import Preprocess
+from hlfd.data.splits import Split
 from hlfd.data.store import Store
 from hlfd.errors import InputError
 from hlfd.segmenter import Segmenter
@@ -17,8 +18,9 @@ from hlfd.training.logs import read_curves
 from hlfd.training.run import build_cache, run
 from hlfd.training.setup import Setup
 
-OPTIONS = {"25d": {"neighbours": 1}, "2d": {"patch": (16, 16)}, "3d": {"patch": (16, 16, 16)}}
-SHAPES = {"25d": (3, 32, 32), "2d": (1, 16, 16), "3d": (1, 16, 16, 16)}
+PATIENTS = tuple(f"case_{n:05}" for n in range(7))
+OPTIONS = {"25d": {"neighbours": 1}, "2d": {"patch": (16, 32)}, "3d": {"patch": (16, 16, 16)}}
+SHAPES = {"25d": (3, 32, 32), "2d": (1, 16, 32), "3d": (1, 16, 16, 16)}
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
@@ -78,7 +80,9 @@ def test_an_interrupted_run_sees_the_same_batches(job_of, teacher, monkeypatch):
 
 
 def test_what_the_teacher_knows_is_kept_for_every_sample_in_eight_orientations(shown, job_of, teacher, tmp_path):
-    job = job_of("cached", method="kd", teacher=teacher, cache=tmp_path, kept="require")
+    split = Split(train=PATIENTS[:1], validation=PATIENTS[4:5], test=PATIENTS[6:])
+    of = partial(job_of, method="kd", teacher=teacher, split=split, samples_per_epoch=8)
+    job = of("cached", cache=tmp_path, kept="require")
     assert len(build_cache(job)) == 1
     setup = Setup(job)
     module = setup.build()
@@ -86,7 +90,7 @@ def test_what_the_teacher_knows_is_kept_for_every_sample_in_eight_orientations(s
     assert len(cache.addresses) == 8 * len(setup.train)
     assert not cache.rows.missing([row[0] for row in cache.rows._db.execute("select key from keys")], cache.addresses)
     cache.rows.close()
-    live = Segmenter.load(run(job_of("live", method="kd", teacher=teacher))).network.state_dict()
+    live = Segmenter.load(run(of("live"))).network.state_dict()
     kept = Segmenter.load(run(job)).network.state_dict()
     for key, value in live.items():
         torch.testing.assert_close(kept[key].float(), value.float(), atol=0.05, rtol=0.05, msg=key)

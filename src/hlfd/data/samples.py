@@ -68,22 +68,14 @@ class Samples(Dataset[tuple[Tensor, Tensor, int]]):
             self._open[case] = self.store.slices(case)
         image, label = self._open[case]
         window = self.preprocess.window(image.shape)
-        pixels = self._image(image, start, window)
-        spatial = window if self.preprocess.dims == 3 else window[1:]
+        shown = self.preprocess
+        pixels = views.shown(image, start, window, neighbours=shown.neighbours, dims=shown.dims)
+        spatial = shown.shown(image.shape)
         target = torch.full(spatial, -1)
         if self.labelled[position]:
             found = views.cut(label, start, window, _UNKNOWN if self.once else 0).astype(np.int64).reshape(spatial)
             target = torch.from_numpy(np.where(found == _UNKNOWN, -1, found) if self.once else found)
         return pixels, target, position
-
-    def _image(self, image: Any, start: Shape, window: Shape) -> Tensor:
-        if self.preprocess.dims == 3:
-            return torch.from_numpy(views.cut(image, start, window, views.AIR))[None]
-        own, count = slice(start[0], start[0] + 1), image.shape[0]
-        needed = views.reach(own, count, self.preprocess.neighbours)
-        around = (needed.stop - needed.start, *window[1:])
-        part = torch.from_numpy(views.cut(image, (needed.start, *start[1:]), around, views.AIR))
-        return views.with_neighbours(part, needed.start, own, count, self.preprocess.neighbours)[0]
 
     def patient_of(self) -> Tensor:
         """For each position the place of its patient in ``patients``."""

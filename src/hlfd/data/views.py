@@ -5,6 +5,7 @@ The same functions cut for training and for prediction. All pure; a stack is (sl
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,23 @@ def cut(stack: np.ndarray, start: Shape, window: Shape, fill: float) -> np.ndarr
     padded = np.full(window, fill, part.dtype)
     padded[tuple(slice(0, n) for n in part.shape)] = part
     return padded
+
+
+def shown(stack: Any, start: Shape, window: Shape, *, neighbours: int, dims: int) -> Tensor:
+    """What a network is shown of a stack at ``start``: float32 C x spatial, air beyond the stack.
+
+    Args:
+        stack: (slices, rows, columns) in [-1, 1]; only what is needed is read.
+        window: one slice of a 2D network, which its ``neighbours`` on either side are further channels of.
+        dims: spatial axes of the network.
+    """
+    if dims == 3:
+        return torch.from_numpy(cut(stack, start, window, AIR))[None]
+    own, count = slice(start[0], start[0] + 1), stack.shape[0]
+    needed = reach(own, count, neighbours)
+    around = (needed.stop - needed.start, window[1], window[2])
+    part = torch.from_numpy(cut(stack, (needed.start, start[1], start[2]), around, AIR))
+    return with_neighbours(part, needed.start, own, count, neighbours)[0]
 
 
 def importance(window: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ CAM_ROLES = ("e5", "d2")
 
 
 def attention_maps(
-    model: Segmenter, pixels: np.ndarray, target: np.ndarray, members: Sequence[int]
+    model: Segmenter, pixels: np.ndarray, target: np.ndarray, members: Sequence[int], place: int = 0
 ) -> dict[str, np.ndarray]:
     """Map name -> map of one prepared slice: importance maps of the encoder, Grad-CAM at its end and the decoder's.
 
@@ -24,12 +24,14 @@ def attention_maps(
     about the same place. Without the region in the slice there is no Grad-CAM.
 
     Args:
-        pixels: H x W, as the network is given them.
-        target: H x W class indices.
+        pixels: C x spatial, as the network is given them; H x W where there is one channel.
+        target: class indices, spatial.
         members: class indices of the region.
+        place: the slice of a patch of three axes whose maps are wanted.
     """
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None, None]
-    place = torch.from_numpy(np.isin(target, members))
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None]
+    image = image[None] if pixels.ndim == 2 else image
+    inside = torch.from_numpy(np.isin(target, members))
     with torch.enable_grad():
         # The image too wants a gradient, so that every tap has one although the weights are frozen.
         features = model.network.eval()(image.requires_grad_())
@@ -38,13 +40,15 @@ def attention_maps(
             for role in ROLES
             if role in features
         }
-        score = features["logits"][0, list(members)].sum(0)[place].sum()
-        for role in CAM_ROLES if bool(place.any()) else ():
+        score = features["logits"][0, list(members)].sum(0)[inside].sum()
+        for role in CAM_ROLES if bool(inside.any()) else ():
             if role in features:
                 (gradient,) = torch.autograd.grad(score, features[role], retain_graph=True, materialize_grads=True)
-                weights = gradient.mean((2, 3), keepdim=True)
+                weights = gradient.flatten(2).mean(2).reshape(*gradient.shape[:2], *[1] * (gradient.ndim - 2))
                 cam = F.relu((weights * features[role].detach()).sum(1))[0]
                 maps[f"Grad-CAM {role}"] = cam.numpy()
+    if target.ndim == 3:
+        return {name: found[int((place + 0.5) * len(found) / len(target))] for name, found in maps.items()}
     return maps
 
 

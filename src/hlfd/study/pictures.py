@@ -4,11 +4,13 @@ import hashlib
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from hlfd.data import views
 from hlfd.data.prepare import case_named
 from hlfd.data.preprocess import AXCODES
 from hlfd.io import nifti
@@ -176,20 +178,27 @@ class _Gathered:
             },
         )
 
-    def prepared_slice(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
-        """Patient, and pixels and classes of the key slice as the networks are given it."""
-        result = self.results[self.judges[0]][index]
+    def prepared_slice(self, index: int) -> "_Shown":
+        """The key slice, or the patch around its region, as the networks are given it."""
+        result, preprocess = self.results[self.judges[0]][index], self.workspace.store.preprocess
         image, target = self.workspace.store.slices(result.case)
         reference = np.asarray(target[:])
-        k = key_slice(reference, self.workspace.source.labels.region(reference, self.region))
-        return result.patient, np.asarray(image[k]).astype(np.float32), reference[k]
+        region = self.workspace.source.labels.region(reference, self.region)
+        key, window = _key_voxel(reference, region), preprocess.window(image.shape)
+        start = [max(0, min(i - n // 2, size - n)) for i, n, size in zip(key, window, image.shape, strict=True)]
+        corner = (start[0], start[1], start[2])
+        pixels = views.shown(image, corner, window, neighbours=preprocess.neighbours, dims=preprocess.dims).numpy()
+        labels = views.cut(reference, corner, window, 0).reshape(preprocess.shown(image.shape))
+        return _Shown(result.patient, pixels, labels, key[0] - corner[0])
 
     def maps(self, index: int) -> dict[str, dict[str, np.ndarray]]:
         """Model -> maps of the key slice."""
-        patient, pixels, reference = self.prepared_slice(index)
+        one = self.prepared_slice(index)
         members = self.regions[self.region]
         return {
-            run.name: attention_maps(self.load(self.run_for(run, patient)), pixels, reference, members)
+            run.name: attention_maps(
+                self.load(self.run_for(run, one.patient)), one.pixels, one.reference, members, one.place
+            )
             for run in self.runs
         }
 
@@ -200,10 +209,9 @@ class _Gathered:
         shown = (order + distilled)[:SIDE_BY_SIDE]
         pictures: list[ImportancePicture] = []
         for index in places:
-            patient, pixels, reference = self.prepared_slice(index)
-            found = self.maps(index)
+            one, found = self.prepared_slice(index), self.maps(index)
             maps = {name: found[name] for name in shown}
-            pictures.append(ImportancePicture(patient, pixels, reference, maps, window=(-1.0, 1.0)))
+            pictures.append(ImportancePicture(one.patient, one.slice, one.target, maps, window=(-1.0, 1.0)))
         return pictures
 
     def attention(self) -> Attention | None:
@@ -211,7 +219,7 @@ class _Gathered:
         shares: dict[str, list[dict[str, dict[str, float]]]] = {run.name: [] for run in self.runs}
         areas: list[dict[str, float]] = []
         for index in range(len(self.results[self.judges[0]])):
-            _, _, reference = self.prepared_slice(index)
+            reference = self.prepared_slice(index).target
             masks = {name: np.isin(reference, ids) for name, ids in self.regions.items()}
             if not masks[self.region].any():
                 continue
@@ -251,6 +259,36 @@ class _Gathered:
             case = viewer_case(patient, image, masks, window, most)
             found += [case] if case else []
         return found
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What networks are given of a case, C x spatial, with its classes; ``place`` is the slice of interest in it."""
+
+    patient: str
+    pixels: np.ndarray
+    reference: np.ndarray
+    place: int
+
+    @property
+    def slice(self) -> np.ndarray:
+        """Pixels of the slice, H x W."""
+        return self.pixels[0, self.place] if self.pixels.ndim == 4 else self.pixels[len(self.pixels) // 2]
+
+    @property
+    def target(self) -> np.ndarray:
+        """Classes of the slice, H x W."""
+        return self.reference[self.place] if self.reference.ndim == 3 else self.reference
+
+
+def _key_voxel(reference: np.ndarray, region: np.ndarray) -> tuple[int, int, int]:
+    """The key slice, and the middle of the region in it, or of whatever is labelled, or of the slice."""
+    k = key_slice(reference, region)
+    for mask in (region[k], reference[k] > 0, np.ones_like(region[k])):
+        if mask.any():
+            break
+    row, column = (int(np.median(places)) for places in np.nonzero(mask))
+    return k, row, column
 
 
 def _intro(workspace: Workspace, results: dict[str, Any]) -> str:
