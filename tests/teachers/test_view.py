@@ -55,8 +55,11 @@ def teacher(
     return Pretrained(tapped, intensity, names, "test", **grid)
 
 
+GIVEN = ("window_hu", "spacing_mm", "size", "crop", "neighbours", "patch", "slice_mm")
+
+
 def seen(of: Pretrained, dims: int = 2, labels: Labels | None = None, **options: Any) -> View:
-    student = {key: options.pop(key) for key in ("window_hu", "spacing_mm", "size", "crop") if key in options}
+    student = {key: options.pop(key) for key in GIVEN if key in options}
     if "teacher_size" in options:
         options["size"] = options.pop("teacher_size")
     labels = labels or organ_and_tumor("both", "kidney")
@@ -219,6 +222,24 @@ def test_a_3d_teacher_at_another_size_must_be_told_how_many_slices():
     with pytest.raises(InputError, match=r"how many slices .* state the teacher's size: \[SLICES, 128, 128\]"):
         seen(its, dims=3, spacing_mm=1.6, crop=(64, 64))
     assert seen(its, dims=3, spacing_mm=1.6, crop=(64, 64), teacher_size=(32, 128, 128)).size == (32, 128, 128)
+
+
+def test_a_teacher_of_fewer_neighbours_sees_those_in_the_middle():
+    assert seen(teacher(), neighbours=2).channels == (2, 3)
+    assert seen(teacher(in_channels=3), neighbours=1).channels is None
+    found = seen(teacher(in_channels=3), neighbours=2)
+    image = torch.arange(5.0).reshape(1, 5, 1, 1).expand(2, 5, 4, 4)
+    assert found.image(image)[0, :, 0, 0].tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match="the teacher's images have 5 channels, the student's have 3"):
+        seen(teacher(in_channels=5), neighbours=1)
+
+
+def test_slices_of_a_3d_teacher_are_as_far_apart():
+    patch = {"patch": (16, 32, 32), "spacing_mm": 1.0}
+    its = teacher(dims=3, slice_mm=3.0, spacing_mm=1.0, crop=(32, 32))
+    assert seen(its, dims=3, slice_mm=3.0, **patch) == View()
+    with pytest.raises(InputError, match=r"3 mm apart, the student's 5 mm: set preprocess\.slice_mm to 3"):
+        seen(its, dims=3, slice_mm=5.0, **patch)
 
 
 def test_several_channels_are_refused():

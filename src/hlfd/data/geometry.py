@@ -87,14 +87,17 @@ class Geometry:
         first = prepared.start + self.start[0]
         slices = nearest(self.upright[0], self.resampled[0])[first : first + prepared.stop - prepared.start]
         inside, within = self.overlap()
-        rows, columns = (
-            nearest(have, wanted)[part]
-            for have, wanted, part in zip(self.upright[1:], self.resampled[1:], inside, strict=True)
-        )
+        part = upright[slices[0] : slices[-1] + 1][slices - slices[0]]
+        if self.upright[1:] == self.resampled[1:]:
+            part = part[:, inside[0], inside[1]]
+        else:
+            rows, columns = (
+                nearest(have, wanted)[kept]
+                for have, wanted, kept in zip(self.upright[1:], self.resampled[1:], inside, strict=True)
+            )
+            part = part[:, rows[:, None], columns]
         labels = np.zeros((len(slices), *self.shape[1:]), np.uint8)
-        labels[:, within[0], within[1]] = upright[slices[0] : slices[-1] + 1][slices - slices[0]][
-            :, rows[:, None], columns[None]
-        ]
+        labels[:, within[0], within[1]] = part
         return labels
 
     def scores(self, scores: Tensor, prepared: slice, upright: slice) -> Tensor:

@@ -25,6 +25,7 @@ class Pretrained:
         names: its foreground classes, class index - 1 -> name.
         description: one line for people: architecture and where it is from.
         spacing_mm: the in-plane pixel size it was trained at, mm; None: it isn't tied to one.
+        slice_mm: the distance of slices that a 3D network was trained at, mm; None: it isn't tied to one.
         size: rows and columns that whole slices were resized to, whatever their pixel size; None: they weren't.
         crop: rows and columns of the central crop it was trained on; None: whole slices, or patches anywhere.
         learned_from: `hlfd.segmenter.patient_keys` of the patients it learned from; None: the model doesn't say.
@@ -38,3 +39,4 @@ class Pretrained:
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     learned_from: frozenset[str] | None = None
+    slice_mm: float | None = None

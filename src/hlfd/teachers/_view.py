@@ -46,6 +46,12 @@ def view(
             raise InputError(
                 "a 3D teacher needs the neighbouring slices; a 2D student's batch has single ones: take a 2D teacher"
             )
+        apart_mm = (teacher.slice_mm, student.slice_mm)
+        if teacher.tapped.dims == 3 and None not in apart_mm and apart_mm[0] != apart_mm[1]:
+            raise InputError(
+                f"the teacher's slices are {apart_mm[0]:g} mm apart, the student's {apart_mm[1]:g} mm: set "
+                f"preprocess.slice_mm to {apart_mm[0]:g}"
+            )
         low, high, scale, shift = _intensity(teacher, student)
         return View(
             low=low,

@@ -26,4 +26,5 @@ def build(folder: Path, /) -> Pretrained:
         size=model.preprocess.size,
         crop=model.preprocess.part,
         learned_from=model.learned_from,
+        slice_mm=model.preprocess.slice_mm,
     )
