@@ -240,3 +240,28 @@ def test_the_last_epoch_is_always_validated() -> None:
 def test_values_that_could_only_fail_later_are_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         recipe.from_values({"name": "x", "source": {"name": "kits", "root": "data"}, **values}, "x")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"student_training": {"augment": {"intensty": "both"}}},
+            r"'student_training\.augment\.intensty' \(did you mean",
+        ),
+        (
+            {"student_training": {"augment": {"intensity": "noisy"}}},
+            r"'student_training\.augment\.intensity': input should",
+        ),
+        ({"preprocess": {"crop": "foregroud"}}, r"'preprocess\.crop': input should be 'foreground', got 'foregroud'"),
+        (
+            {"preprocess": {"patch": [1, 64]}},
+            r"'preprocess\.patch\.0': input should be greater than or equal to 8, got 1",
+        ),
+        ({"preprocess": {"patch": [16, 64, 64], "neighbours": 1}}, "neighbours and a patch of three axes exclude"),
+        ({"preprocess": {"slice_mm": 0}}, r"'preprocess\.slice_mm': input should be greater than 0, got 0"),
+    ],
+)
+def test_what_images_are_shown_and_how_they_change(section, message):
+    with pytest.raises(InputError, match=message):
+        recipe.from_values({"name": "x", "source": {"name": "kits", "root": "data"}, **section}, "recipe")

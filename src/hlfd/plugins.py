@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Literal
@@ -209,12 +209,25 @@ def _named(kind: Kind, name: str) -> Generator[None]:
         raise InputError(f"{kind[:-1]} '{name}': {error}") from error.__cause__
 
 
+def place(parts: Sequence[int | str]) -> str:
+    """Where pydantic complains, as a key with dots; without which of several types it had tried there."""
+    return ".".join(text for part in parts if not re.search(r"\[|^bool$|Section$", text := str(part)))
+
+
+def complaint(error: ValidationError) -> Any:
+    """The first of pydantic's complaints; where several types were tried, of the one that the value is meant to be."""
+    problems = error.errors()
+    at = place(problems[0]["loc"])
+    tried = [p for p in problems if place(p["loc"]).startswith(at)]
+    return next((p for p in tried if not p["type"].endswith(("_type", "_parsing"))), problems[0])
+
+
 def first_problem(error: ValidationError) -> str:
     """The first of pydantic's complaints as one line: key, what was expected, what came."""
-    problem = error.errors()[0]
+    problem = complaint(error)
     if problem["type"] == "value_error" and "ctx" in problem:  # raised by a check of ours, which says it all
         return str(problem["ctx"]["error"])
-    key = ".".join(str(part) for part in problem["loc"])
+    key = place(problem["loc"])
     if problem["type"] == "missing":
         return f"'{key}' is missing"
     return f"'{key}': {problem['msg'][0].lower() + problem['msg'][1:]}, got {problem['input']!r}"

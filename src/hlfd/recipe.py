@@ -216,7 +216,7 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    problem = plugins.complaint(error)
     if problem["type"] != "extra_forbidden":
         return plugins.first_problem(error)
     *path, key = problem["loc"]
@@ -224,7 +224,7 @@ def _explain(error: ValidationError) -> str:
     for part in path:
         if part in model.model_fields:  # else a place in a list, or a pattern
             model = _model_in(model.model_fields[str(part)].annotation)
-    where = ".".join(str(part) for part in problem["loc"])
+    where = plugins.place(problem["loc"])
     return f"there is no key '{where}'{nearest(str(key), model.model_fields)}"
 
 
