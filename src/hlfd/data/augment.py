@@ -27,6 +27,13 @@ ROTATION, SCALES, SPATIAL_SHARE = math.radians(30), (0.7, 1.4), 0.2
 """Largest angle; smallest and largest scale; the share of samples that each is applied to."""
 
 
+def orientations(plane: tuple[int, int], *, turns: bool = True) -> tuple[int, ...]:
+    """Those that a sample of this plane can be in: quarter turns only if rows = columns; without ``turns`` none."""
+    if not turns:
+        return (0,)
+    return tuple(range(ORIENTATIONS)) if plane[0] == plane[1] else tuple(range(0, ORIENTATIONS, 2))
+
+
 def draw_orientations(count: int, plane: tuple[int, int]) -> Tensor:
     """A random orientation for each of ``count`` samples; without quarter turns unless rows = columns."""
     turns, flips = torch.randint(4, (count,)), torch.randint(2, (count,))

@@ -77,6 +77,12 @@ class Samples(Dataset[tuple[Tensor, Tensor, int]]):
             target = torch.from_numpy(np.where(found == _UNKNOWN, -1, found) if self.once else found)
         return pixels, target, position
 
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of every sample."""
+        _, rows, columns = self.preprocess.window(self.store.cases[self.index[0][0]].shape)
+        return rows, columns
+
     def patient_of(self) -> Tensor:
         """For each position the place of its patient in ``patients``."""
         place = {patient: i for i, patient in enumerate(self.patients)}

@@ -140,7 +140,7 @@ def _show(axes: Axes, panel: Panel, axis: int, place: int, shown: tuple[int, int
                 axes.contour(marked == value, [0.5], colors=[colour], linewidths=1.0)
     for colour, (first, end) in panel.boxes.items():
         if first[axis] <= place < end[axis]:
-            (top, left), (bottom, right) = ((float(side[a]) - 0.5 for a in shown) for side in (first, end))
+            (top, left), (bottom, right) = ([float(side[a]) - 0.5 for a in shown] for side in (first, end))
             box = Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.0)
             axes.add_patch(box)
     axes.set_axis_off()

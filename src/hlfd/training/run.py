@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from hlfd.data.augment import ORIENTATIONS
+from hlfd.data.augment import orientations
 from hlfd.data.splits import PARTS
 from hlfd.errors import InputError
 from hlfd.io.files import write_json
@@ -101,7 +101,7 @@ def build_cache(job: Job) -> list[Path]:
     module.to(device).eval()
     module.place_teachers(device)
     loader = DataLoader(setup.train, job.training.batch_size)
-    turns = range(ORIENTATIONS if job.training.augmentation.turns else 1)
+    turns = orientations(setup.train.plane, turns=job.training.augmentation.turns)
     with progress("teacher cache", len(loader) * len(turns)) as advance:
         for batch in loader:
             for turn in turns:

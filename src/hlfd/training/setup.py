@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import safetensors.torch
 import torch
 
-from hlfd.data.augment import ORIENTATIONS
+from hlfd.data.augment import orientations
 from hlfd.data.preprocess import GridOptions
 from hlfd.data.samples import Samples
 from hlfd.distill.dry_run import times
@@ -173,7 +173,7 @@ class Setup:
                 raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
             console.print(f"no teacher cache: {message}", highlight=False)
             return []
-        turns = range(ORIENTATIONS if job.training.augmentation.turns else 1)
+        turns = orientations(self.train.plane, turns=job.training.augmentation.turns)
         addresses = [f"{address}:{turn}" for address in module.addresses for turn in turns]
         caches: list[KnowledgeCache] = []
         for k, opened in enumerate(self.teachers):
