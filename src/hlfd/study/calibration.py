@@ -1,19 +1,24 @@
 """How far a model's probabilities can be believed, over prepared test slices."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hlfd.data.store import Store
+from hlfd.data.views import OVERLAP
 from hlfd.evaluation.calibration import BINS, calibrate
 from hlfd.evaluation.results import Calibration
+from hlfd.inference.predictor import Predictor
+from hlfd.inference.windows import answers
 from hlfd.segmenter import Segmenter
 
 
 @torch.inference_mode()
 def calibration_of(found: Iterable[tuple[Segmenter, Store, Iterable[str]]], batch: int = 8) -> Calibration:
-    """Calibration of the most probable class over pixels that are foreground in reference or prediction.
+    """Calibration of the most probable class over voxels that are foreground in reference or prediction.
 
     The background, nearly all of a slice and nearly always right, would hide the rest.
 
@@ -22,13 +27,19 @@ def calibration_of(found: Iterable[tuple[Segmenter, Store, Iterable[str]]], batc
     """
     sums = np.zeros((3, BINS))
     for model, store, cases in found:
-        network = model.network.network.eval()
+        predictor = Predictor(model)
         for case in cases:
             images, targets = store.slices(case)
-            for start in range(0, len(images), batch):
-                pixels = torch.from_numpy(np.asarray(images[start : start + batch])).float()[:, None]
-                scores = network(pixels.contiguous(memory_format=torch.channels_last)).float().softmax(1)
-                reference = np.moveaxis(np.asarray(targets[start : start + batch]), 0, -1)
-                bins = calibrate(scores.permute(1, 2, 3, 0).numpy(), reference, case)["foreground"]
+            geometry, first = store.cases[case].geometry, 0
+
+            def prepare(slices: slice, images: Any = images) -> Tensor:
+                return torch.from_numpy(images[slices])
+
+            for scores in answers(
+                predictor.probabilities, prepare, store.preprocess, geometry, batch_size=batch, overlap=OVERLAP
+            ):
+                reference = np.moveaxis(np.asarray(targets[first : first + len(scores)]), 0, -1)
+                bins = calibrate(scores.permute(1, 2, 3, 0).cpu().numpy(), reference, case)["foreground"]
                 sums += [bins.voxels, bins.confidence, bins.correct]
+                first += len(scores)
     return Calibration([int(n) for n in sums[0]], [float(c) for c in sums[1]], [int(n) for n in sums[2]])
