@@ -34,7 +34,7 @@ class DataSource:
         cases: in the order of their ids.
         labels: what the label files hold and what a network learns from them.
         window_hu: intensities mapped to [-1, 1] unless the user says otherwise.
-        read_image: case -> Volume in HU (float32).
+        read_image: case -> Volume in HU: float32, or int16 where they are whole numbers.
         read_label: case -> Volume of class indices (uint8) on the grid of the image.
         notes: what the user should know of the data and what is done about it, a line each.
         splits: a split file that comes with the data.

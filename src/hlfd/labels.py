@@ -48,12 +48,18 @@ class Labels:
         return next(found, (len(self.names),))
 
     def to_classes(self, values: np.ndarray, where: str) -> np.ndarray:
-        """Values of a label file as class indices (uint8, same shape). Raises `InputError` for a value not declared."""
+        """Values of a label file as class indices (uint8, same shape; the array itself where they are that already).
+
+        Raises:
+            InputError: a value that is not declared.
+        """
         present = values_present(values)
         unknown = [v for v in present.tolist() if v not in self.raw]
         if unknown:
             shown = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise InputError(f"{where}: unknown label values {shown}; expected only {sorted(self.raw)}")
+        if all(self.raw[int(v)] == v for v in present.tolist()):
+            return values.astype(np.uint8, copy=False)
         classes = np.zeros_like(values, dtype=np.uint8)  # like: in the order of memory, which copyto keeps to
         for value in present.tolist():
             if self.raw[int(value)]:

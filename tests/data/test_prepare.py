@@ -192,10 +192,10 @@ def test_an_interrupt_leaves_what_is_finished(kits_root, tmp_path, hlfd, monkeyp
     recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
     read = nifti.read_image
 
-    def until_interrupted(path: Path, *options):
+    def until_interrupted(path: Path, *arguments, **options):
         if "case_00001" in str(path):
             raise KeyboardInterrupt
-        return read(path, *options)
+        return read(path, *arguments, **options)
 
     monkeypatch.setattr(nifti, "read_image", until_interrupted)
     ended = hlfd("prepare", recipe, "--workers", 1)

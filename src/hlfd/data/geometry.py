@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 Shape = tuple[int, int, int]
 
-SLAB = 16
+SLAB = 32
 """Slices worked on at a time: enough to keep a processor busy, little memory."""
 
 COARSE_MM, MARGIN_MM, SOFT_HU = 4.0, 8.0, -300.0
@@ -87,7 +87,9 @@ class Geometry:
         first = prepared.start + self.start[0]
         slices = nearest(self.upright[0], self.resampled[0])[first : first + prepared.stop - prepared.start]
         inside, within = self.overlap()
-        part = upright[slices[0] : slices[-1] + 1][slices - slices[0]]
+        part = upright[slices[0] : slices[-1] + 1]
+        if self.upright[0] != self.resampled[0]:
+            part = part[slices - slices[0]]
         if self.upright[1:] == self.resampled[1:]:
             part = part[:, inside[0], inside[1]]
         else:

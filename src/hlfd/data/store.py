@@ -176,7 +176,9 @@ def pack_image(image: Volume, preprocess: Preprocess, geometry: Geometry) -> tup
 def pack_label(label: Volume, geometry: Geometry, classes: int) -> tuple[Packed, np.ndarray, int]:
     """A label map as the bytes of a file; pixels of each class in each slice; labelled pixels outside the crop."""
     upright, counts, everywhere = label.oriented(AXCODES).voxels, list[np.ndarray](), 0
-    if geometry.shape != geometry.resampled:
+    if geometry.upright == geometry.resampled:
+        everywhere = int(np.count_nonzero(label.voxels))
+    elif geometry.shape != geometry.resampled:
         whole = Geometry(geometry.upright, geometry.resampled, (0, 0, 0), geometry.resampled, geometry.affine)
         everywhere = sum(int(np.count_nonzero(whole.label(upright, s))) for s in _slabs(whole.shape[0]))
 

@@ -44,7 +44,7 @@ def nifti_source(
     """
 
     def read_image(case: Case) -> Volume:
-        return placed(case, nifti.read_image(case.image[0], channel))
+        return placed(case, nifti.read_image(case.image[0], channel, compact=True))
 
     def read_label(case: Case) -> Volume:
         if case.label is None:

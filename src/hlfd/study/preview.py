@@ -81,7 +81,8 @@ def _before_and_after(source: DataSource, case: Case, preprocess: Preprocess) ->
     ratio = np.divide(geometry.upright, geometry.resampled)
     box = (np.multiply(geometry.start, ratio), np.multiply(np.add(geometry.start, geometry.shape), ratio))
     turned = None if label is None else label.oriented(AXCODES).voxels
-    before = Panel("as it is", upright.voxels, preprocess.window_hu, turned, upright.spacing_mm, {_BOX: box})
+    boxes = {_BOX: box} if geometry.shape != geometry.resampled else {}
+    before = Panel("as it is", upright.voxels, preprocess.window_hu, turned, upright.spacing_mm, boxes)
     return [before, _after(prepared, labels, geometry, preprocess)]
 
 
