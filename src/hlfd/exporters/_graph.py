@@ -2,8 +2,12 @@
 
 import copy
 import json
+import logging
+import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +90,7 @@ def trace_onnx(graph: Graph, path: Path) -> None:
     """
     axes = graph.dynamic_axes
     given: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "verbose": False}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")  # of deprecation, and of sizes that are checked while tracing
         try:
             torch.onnx.export(
@@ -113,6 +117,23 @@ def trace_onnx(graph: Graph, path: Path) -> None:
             except Exception:
                 problem = " ".join(str(error).split())[:200]
                 raise InputError(f"the network can't be written as ONNX: {type(error).__name__}: {problem}") from None
+
+
+@contextmanager
+def _silent() -> Generator[None]:
+    """Without the whole graph on standard output where tracing fails, and advice about packages nobody needs."""
+    logger, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
+    sys.stdout.flush()
+    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(nowhere)
 
 
 def needs(package: str) -> InputError:
