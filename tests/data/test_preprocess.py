@@ -106,28 +106,21 @@ sides = st.integers(8, 25)
 @given(plane=st.tuples(sides, sides), crop=st.tuples(sides, sides))
 def test_a_crop_is_central_and_comes_back(plane, crop):
     preprocess = Preprocess(window_hu=WINDOW, crop=crop)
-    label = np.random.default_rng(0).integers(0, 3, (2, *plane))
-    cropped = preprocess.to_crop(label, 0)
+    label = Volume(np.random.default_rng(0).integers(0, 3, (2, *plane), dtype=np.uint8), UPRIGHT)
+    geometry = preprocess.geometry(label)
+    cropped = preprocess.prepared_label(label, geometry).voxels
     assert cropped.shape == (2, *crop)
-    scores = one_hot(torch.from_numpy(cropped), 3).movedim(-1, 1).float()
-    whole = preprocess.from_crop(scores, plane)
+    scores = one_hot(torch.from_numpy(cropped).long(), 3).movedim(-1, 1).float()
+    whole = geometry.scores(scores, slice(0, 2), slice(0, 2))
     assert torch.equal(whole.sum(1), torch.ones(2, *plane))  # still probabilities
     back = whole.argmax(1).numpy()
     kept = np.zeros(plane, bool)
     inside = [slice((n - min(n, c)) // 2, (n - min(n, c)) // 2 + min(n, c)) for n, c in zip(plane, crop, strict=True)]
     kept[tuple(inside)] = True
-    np.testing.assert_array_equal(back, np.where(kept, label, 0))
-    padded = preprocess.to_crop(np.ones((1, *plane)), -1)
+    np.testing.assert_array_equal(back, np.where(kept, label.voxels, 0))
+    padded = preprocess.prepared(Volume(np.full((1, *plane), 300), UPRIGHT)).voxels
     assert (padded == 1).sum() == kept.sum()
     assert set(np.unique(padded)) <= {-1, 1}
-
-
-def test_without_a_crop_nothing_is_cut():
-    slices = np.arange(24).reshape(2, 3, 4)
-    preprocess = Preprocess(window_hu=WINDOW)
-    assert preprocess.to_crop(slices, 0) is slices
-    scores = torch.rand(2, 3, 4, 5)
-    assert preprocess.from_crop(scores, (4, 5)) is scores
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def test_slices_are_the_preprocessed_image_to_half_a_step(store: Store, kits_roo
     assert list(store.cases) == [case.id for case in source.cases]
     for case in source.cases:
         expected = PREPROCESS.prepared(source.read_image(case))
-        labels = PREPROCESS.to_crop(PREPROCESS.label(source.read_label(case)).voxels, 0)
+        geometry = PREPROCESS.geometry(source.read_image(case))
+        labels = PREPROCESS.prepared_label(source.read_label(case), geometry).voxels
         image, label = store.slices(case.id)
         assert store.cases[case.id].steps.step_hu == 1 / 8
         for k in (3, 0, 2, 1, 3):  # in any order

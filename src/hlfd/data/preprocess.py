@@ -156,36 +156,6 @@ class Preprocess(GridOptions):
         whole = self.model_copy(update={"crop": None})
         return whole.prepared_label(volume, whole.geometry(volume))
 
-    def to_crop(self, slices: np.ndarray, pad_value: float) -> np.ndarray:
-        """The central crop of (..., rows, columns), padded where the slice is smaller; all of it without ``crop``."""
-        if self.crop is None or self.crop == "foreground":
-            return slices
-        inside, before = self._overlap(slices.shape[-2:], self.crop)
-        cropped = np.full((*slices.shape[:-2], *self.crop), pad_value, dtype=slices.dtype)
-        cropped[..., before[0], before[1]] = slices[..., inside[0], inside[1]]
-        return cropped
-
-    def from_crop(self, scores: Tensor, plane: tuple[int, int]) -> Tensor:
-        """Class probabilities of the crop (N, K, rows, columns) on the whole plane; outside it is background."""
-        if self.crop is None or self.crop == "foreground":
-            return scores
-        inside, before = self._overlap(plane, self.crop)
-        whole = scores.new_zeros((*scores.shape[:2], *plane))
-        whole[:, 0] = 1
-        whole[..., inside[0], inside[1]] = scores[..., before[0], before[1]]
-        return whole
-
-    @staticmethod
-    def _overlap(plane: Sequence[int], crop: tuple[int, int]) -> tuple[list[slice], list[slice]]:
-        """Where crop and plane overlap, for each axis: in the plane, and in the crop."""
-        inside: list[slice] = []
-        within_crop: list[slice] = []
-        for have, wanted in zip(plane, crop, strict=True):
-            common = min(have, wanted)
-            inside.append(slice((have - common) // 2, (have - common) // 2 + common))
-            within_crop.append(slice((wanted - common) // 2, (wanted - common) // 2 + common))
-        return inside, within_crop
-
     def _box(self, upright: Volume, resampled: Shape) -> tuple[Shape, Shape]:
         """Start and shape of the prepared stack in the resampled grid."""
         if self.crop is None:
