@@ -16,7 +16,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 def build(graph: Graph, path: Path, *, precision: Precision = "fp32") -> list[Path]:
     """ONNX (opset 17), run by onnxruntime on any machine.
 
-    fp16 keeps float32 at its ends; a processor computes it slower than fp32. int8 is a static quantisation with
+    fp16 keeps float32 at its ends; it halves the file. int8 is a static quantisation with
     QDQ nodes, weights by channel, ranges from calibration images.
 
     Returns:
