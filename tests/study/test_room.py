@@ -56,7 +56,7 @@ def test_a_full_disk_is_said_before_anything_is_written(chosen, free):
 
 
 def test_what_it_expects_is_what_is_written(chosen, free, monkeypatch, capfd):
-    """Checkpoints of three networks, and the teacher's answers, to a fifth."""
+    """Checkpoints of three networks to a fifth, the teacher's answers to a factor of three."""
     monkeypatch.setattr(collect, "peak_mib", lambda models, _plane: dict.fromkeys(models, 1.0))
     monkeypatch.setattr(room, "RESULTS", 0)
     workspace = engine.ready(chosen, workers=1)
@@ -71,7 +71,7 @@ def test_what_it_expects_is_what_is_written(chosen, free, monkeypatch, capfd):
     (rows,) = (chosen.folder / "cache").glob("*.sqlite")
     kept = sqlite3.connect(rows).execute("select avg(length(bytes)) from rows").fetchone()[0]
     slices = 3 * 4 * 8
-    assert 0.5 * expected[1] < kept * slices < 1.5 * expected[1]
+    assert expected[1] / 3 < kept * slices < 3 * expected[1]
     capfd.readouterr()
     free(0)
     engine.run(chosen, workers=1)  # there is nothing left to do

@@ -10,9 +10,6 @@ from hlfd.cli._app import app, model_folder
 if TYPE_CHECKING:
     from hlfd.segmenter import Segmenter
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command()
 def predict(

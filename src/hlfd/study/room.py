@@ -96,7 +96,9 @@ def _cache(workspace: steps.Workspace, cells: Sequence[Cell]) -> int:
         return 0  # of a teacher from elsewhere it is known, and checked, when it is opened
     turns = ORIENTATIONS if training.augmentation.turns else 1
     rows: dict[tuple[int, str], float] = {}
-    teacher = FrozenTeacher(_built(workspace, recipe.teacher))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same estimate at every call
+        teacher = FrozenTeacher(_built(workspace, recipe.teacher))
     for cell in cells:
         if cell.method is None or cell.method.name == ALONE or cell.network is None:
             continue

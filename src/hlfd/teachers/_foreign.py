@@ -51,10 +51,10 @@ class Foreign(Tapped):
         """Image (N x C x spatial, axes as ours) -> features by role, axes as ours; ``roles`` as in `Tapped`."""
         return {role: self._turned_back(f) for role, f in super().forward(self._turned(image), roles).items()}
 
-    def info(self, size: int = 64) -> dict[str, TapInfo]:
+    def info(self, size: int = 64, *, computed: bool = False) -> dict[str, TapInfo]:
         """As `Tapped.info`, on an image that is large enough for the network."""
         multiple = max(self.multiples)  # twice as much: norms over a single pixel refuse
-        return super().info(-(-size // (2 * multiple)) * 2 * multiple)
+        return super().info(-(-size // (2 * multiple)) * 2 * multiple, computed=computed)
 
     def _turned(self, image: Tensor) -> Tensor:
         image = image.permute(0, 1, *self.order)
