@@ -25,9 +25,8 @@ check: install  ## Style, types, layers, spelling.
 	$(BIN)/codespell $(SOURCES) docs recipes *.md
 	$(BIN)/pyright
 
-bench: install  ## Speed figures of this machine.
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/methods.py
+bench: install  ## Speed and memory of this machine, about an hour; more in benchmarks/, each says what.
+	for each in limits step epoch growth methods metrics predict; do $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 docs: install  ## The drawings of the methods, and the guide as a site in site/.
 	$(BIN)/python docs/draw_methods.py
