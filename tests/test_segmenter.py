@@ -151,6 +151,11 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path):
         ({"version": None}, "expected a model of version 1, got version None"),
         ({"labels": {}}, "not a model description, KeyError"),
         ({"labels": {"raw": {"one": 1}, "regions": {}, "names": []}}, "not a model description, ValueError"),
+        (
+            {"labels": {"raw": {}, "regions": {}, "names": ["../../liver", "b"]}},
+            "file names, got '../../liver'",
+        ),
+        ({"labels": {"raw": {}, "regions": {"a": [9]}, "names": ["a", "b"]}}, "region a: expected classes from 1 to 2"),
         ({"preprocess": {"window_hu": [3, 1]}}, "not a model description, .*window_hu"),
         ({"preprocess": {"window": [1, 3]}}, "not a model description"),
         ({"network": {"width": 2}}, "not a model description, KeyError"),

@@ -190,12 +190,25 @@ class Description(NamedTuple):
                 {k: tuple(v) for k, v in raw["regions"].items()},
                 tuple(raw["names"]),
             )
+            _require_sound(labels)
             name, preprocess = options.pop("name"), Preprocess(**known["preprocess"])
             postprocess = Postprocess(**known.get("postprocess", {}))
             facts = dict(known["facts"])
             return cls(name, options, known["in_channels"], known["dims"], preprocess, labels, facts, postprocess)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _not_described(path, error) from None
+
+
+def _require_sound(labels: Labels) -> None:
+    """A model can come from anybody, and files are called after its labels. Raises ValueError."""
+    names: tuple[Any, ...] = (*labels.names, *labels.regions)
+    for name in names:
+        if not isinstance(name, str) or not name.strip(". ") or any(c in name for c in "/\\\0"):
+            raise ValueError(f"labels: expected names that can be file names, got {name!r}")
+    for name, members in labels.regions.items():
+        known: tuple[Any, ...] = members
+        if not all(type(member) is int and 0 < member < labels.classes for member in known):
+            raise ValueError(f"labels: region {name}: expected classes from 1 to {labels.classes - 1}, got {known}")
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -75,8 +75,16 @@ class Verified:
 
     @property
     def disagreement(self) -> float:
-        """The larger of 1 - the lowest agreement of a class, and the Dice that is lost: 0 is the same."""
-        return max(1 - min(self.agreement.values()), self.dice_loss or 0.0, 0.0)
+        """The largest of 1 - the lowest agreement of a class, and the Dice that is lost: 0 is the same.
+
+        Where there is no foreground to agree on, or a logit is not finite, at least the difference of logits as a share
+        of the largest.
+        """
+        said = max(1 - min(self.agreement.values()), self.dice_loss or 0.0, 0.0)
+        apart = self.max_difference
+        if apart is None or (self.foreground and np.isfinite(apart)):
+            return said
+        return max(said, apart / max(self.largest_logit, 1e-30))
 
     @property
     def summary(self) -> str:
@@ -208,7 +216,8 @@ class _Spy:
         array = logits.float().numpy()
         if self.run is not None and self.left:
             self.left -= 1
-            self.difference = max(self.difference, float(np.abs(array - self.run(images)).max()))
+            apart = float(np.abs(array - self.run(images)).max())
+            self.difference = max(self.difference, apart if np.isfinite(apart) else float("inf"))
             self.largest = max(self.largest, float(np.abs(array).max()))
         return array
 

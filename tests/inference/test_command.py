@@ -222,6 +222,11 @@ def in_the_way(path: Path) -> Path:
         ({"-o": "out.nii.gz"}, ("out.nii.gz: expected a folder for the results of 3 images",)),
         ({"-o": "FILE/sub"}, ("can't be written: ",)),
         ({"--report": "FILE/r.json"}, ("can't be written: ",)),
+        ({"--report": "r.nii.gz"}, ("--report: expected a file name ending in .json, got r.nii.gz",)),
+        (
+            {"-s": None, "--report": "OUT/case_1.json"},
+            ("case_1.json is a result of an image",),
+        ),
         ({"--format": "dicom"}, ("--format: expected one of nifti, seg, both, got 'dicom'",)),
         ({"--tta": "al"}, ("--tta: expected one of none, flips, all, got 'al' (did you mean 'all'?",)),
         ({"--device": "cuda:77"}, ("device: there is no cuda:77 here",)),
@@ -238,6 +243,7 @@ def test_what_can_not_be_is_said_before_the_work(hlfd, model: Path, images: Path
     arguments: list[object] = []
     for name, value in given.items():
         text = str(value).replace("EMPTY", str(tmp_path / "empty")).replace("FILE", str(tmp_path / "file"))
+        text = text.replace("OUT", str(tmp_path / "out"))
         if name == "-o" and not Path(text).is_absolute():
             text = str(tmp_path / text)
         arguments += [name] if value is None else [name, text]

@@ -174,3 +174,13 @@ def test_a_real_series(hlfd, model: Path, tmp_path: Path, shared_data: Path):
     reference = nib.load(shared_data / "totalsegmentator" / "ct_dicom_segmentation.nii.gz")
     low, high = (nib.affines.apply_affine(reference.affine, c) for c in ((0, 0, 0), np.array(reference.shape) - 1))
     assert (here > np.minimum(low, high) - 1).all() and (here < np.maximum(low, high) + 1).all()
+
+
+def test_a_slice_of_the_input_is_not_overwritten(hlfd, model: Path, tmp_path: Path):
+    write_series(tmp_path / "series", scene())
+    taken = min((tmp_path / "series").iterdir()).rename(tmp_path / "series" / "a.dcm")
+    before = taken.read_bytes()
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "series", "-o", taken)
+    assert ended.code == 2
+    assert "a.dcm: is an image to segment and would be overwritten" in ended.err
+    assert taken.read_bytes() == before

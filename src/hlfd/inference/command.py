@@ -1,13 +1,13 @@
 """What ``hlfd predict`` does, from its options to its exit code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hlfd.errors import InputError, nearest
-from hlfd.inference.inputs import find_inputs
+from hlfd.inference.inputs import Input, find_inputs
 from hlfd.inference.orientations import Tta
 from hlfd.inference.outputs import Target, Wanted, require_writable
 from hlfd.inference.report import write_report
@@ -71,6 +71,7 @@ class Command:
         inputs = find_inputs(self.input, self.series, leave_out=self.output)
         target = Target.of(self.output, self._wanted, inputs, resume=self.resume)
         if self.report is not None:
+            self._require_no_clash(self.report, target, inputs)
             require_writable(self.report.parent)
         start = Stages()
         with start("start"):
@@ -103,6 +104,16 @@ class Command:
             error = failed[0].error
             raise error if isinstance(error, InputError | OSError) else OSError(_one_line(error))
         return len(failed)
+
+    @staticmethod
+    def _require_no_clash(report: Path, target: Target, inputs: Sequence[Input]) -> None:
+        if report.suffix.lower() != ".json" or report.is_dir():
+            raise InputError(f"--report: expected a file name ending in .json, got {report}")
+        results = [path for one in inputs if (name := target.name_of(one)) for path in target.all_of(name)]
+        if report.resolve() in [path.resolve() for path in results]:
+            raise InputError(
+                f"--report: {report} is a result of an image and would be overwritten; choose another name"
+            )
 
     @property
     def _wanted(self) -> Wanted:

@@ -122,7 +122,8 @@ class Target:
                 raise InputError(f"{one.path}: its results would be called '{name}' like those of {named[name].name}")
             named[name] = one.path
             for path in self.all_of(name):
-                if path.resolve() in images:
+                within = one.kind == "dicom" and path.exists() and path.resolve().is_relative_to(one.path.resolve())
+                if within or path.resolve() in images:
                     raise InputError(f"{path}: is an image to segment and would be overwritten; choose another output")
 
 

@@ -25,8 +25,6 @@ Watch = Callable[[int], AbstractContextManager[Advance | None]]
 Draw = Callable[[Volume, Volume, "Labels", tuple[float, float]], bytes]
 """Draws a preview: image, class indices, labels, window in HU -> PNG."""
 
-FAILURES = (InputError, OSError, MemoryError, RuntimeError)
-
 
 @dataclass
 class Case:
@@ -114,7 +112,7 @@ def predict_all(
                 raise InputError(f"{one.path}: '{image.name}' is there twice: the same series as in another input")
             case.name = image.name
             _predict(case, image, reading.target, predictor, draw, watch)
-        except FAILURES as error:
+        except Exception as error:  # a folder goes on, whatever one image does
             # Without the frames it went through, which hold volumes.
             error.__traceback__ = error.__cause__ = error.__context__ = None
             case.error = error
