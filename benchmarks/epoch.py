@@ -7,6 +7,7 @@ does: loading, augmentation, losses, gradient readings, logging, validation on t
 trained for --teacher-epochs, so that what is kept compresses as it does in use. The ways take turns; medians.
 
 The cache: bytes for a slice in all eight orientations, and the time to build it beside an epoch with a live teacher.
+How both grow with the patients: --slices 32, then 128.
 """
 
 import argparse
@@ -100,7 +101,8 @@ def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     run(job("teacher", options.teacher, None, "never", options.teacher_epochs))
     dice = Segmenter.load(teacher).facts["best_validation_dice"]
     print(
-        f"{slices} slices of {options.size} x {options.size}, {torch.get_num_threads()} threads; teacher "
+        f"{len(split.train)} patients, {slices} slices of {options.size} x {options.size}, "
+        f"{torch.get_num_threads()} threads; teacher "
         f"{options.teacher}, validation Dice {dice:.2f} after {options.teacher_epochs} epochs"
     )
     rows: list[dict[str, Any]] = []
@@ -125,7 +127,12 @@ def _student(job: Any, student: str, options: argparse.Namespace, slices: int, r
         ratio = statistics.median(a / b for a, b in zip(values, times["alone"], strict=True))
         seconds = statistics.median(values)
         rows.append({"size": options.size, "student": student, "way": way, "seconds": seconds, "ratio": ratio})
-        print(f"{student:17} {way:8} {seconds:8.1f} s an epoch  {ratio:6.2f} x alone", flush=True)
+        rows[-1]["ms_a_slice"] = 1000 * seconds / slices
+        print(
+            f"{student:17} {way:8} {seconds:8.1f} s an epoch, {rows[-1]['ms_a_slice']:5.0f} ms a slice  "
+            f"{ratio:6.2f} x alone",
+            flush=True,
+        )
     live, mib = statistics.median(times["live"]), size / slices / 2**20
     rows.append({"size": options.size, "student": student, "cache_mib": mib, "building": building, "live": live})
     print(f"{student:17} cache    {mib:8.2f} MiB a slice in 8 orientations")
