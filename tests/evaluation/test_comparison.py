@@ -93,7 +93,8 @@ def test_a_difference_that_is_there():
     assert got.verdict == "better"
     assert got.difference == pytest.approx(each.mean())
     assert got.effect == pytest.approx(each.mean() / each.std(ddof=1))
-    assert (got.patients, got.seeds, got.seeds_agree, got.undefined) == (31, 5, 5, 0)
+    assert (got.patients, got.trainings, got.undefined) == (31, (5, 5), 0)
+    assert got.by_seed == pytest.approx((values["hlfd"] - values["kd"]).mean(0))
     assert got.patient_sd == pytest.approx(each.std(ddof=1))
     assert got.seed_sd == pytest.approx((values["hlfd"] - values["kd"]).mean(0).std(ddof=1))
     assert got.low is not None
@@ -131,12 +132,44 @@ def test_undefined_patients_count_for_nobody():
     assert (got.patients, got.undefined, got.verdict) == (4, 2, "refused")
 
 
-def test_seeds_that_disagree_are_told():
+def test_seeds_that_disagree_are_no_claim():
     values = models(0.03)
-    values["hlfd"][:, 0] -= 0.08
+    assert compared(values).verdict == "better"
+    values["hlfd"] += np.array([0.10, -0.05, -0.02, 0.02, -0.05])  # mean 0: the patients' figures stay as they are
     got = compared(values)
-    assert got.seeds_agree == 4
-    assert got.sentence.endswith("31 patients, 5 seeds (4 of them agree)")
+    assert got.low is not None and got.low > 0 and got.p_holm is not None and got.p_holm < 0.001
+    assert (got.steady, got.verdict) == (False, "none")
+    lowest, highest = 100 * min(got.by_seed), 100 * max(got.by_seed)
+    assert got.sentence.startswith("no difference shown between hlfd and kd: 2.9 Dice")
+    assert got.sentence.endswith(f"31 patients, 5 seeds, from {lowest:.1f} to {highest:.1f} seed by seed")
+
+
+def test_a_claim_of_one_training_says_so():
+    values = models(0.03, seeds=1)
+    assert compared(values).sentence.endswith("p < 0.001 after Holm, 31 patients, one training of each")
+
+
+def test_a_teacher_was_trained_once():
+    values = models(0.03)
+    values["teacher"] = values["kd"].mean(1, keepdims=True) + 0.1
+    (got,) = compare_models(values, [("teacher", "kd")])
+    assert got.difference == pytest.approx(0.1)
+    assert got.by_seed == pytest.approx((values["teacher"] - values["kd"]).mean(0))
+    assert got.sentence.endswith("31 patients, 1 training of teacher and 5 of kd")
+
+
+def test_seeds_alone_are_no_finding():
+    """300 studies of two equal methods whose trainings differ: of patients alone half would be claims."""
+    random = np.random.default_rng(5)
+    claims = over_patients = 0
+    for _ in range(300):
+        trainings = {name: 0.7 + random.normal(0, 0.02, (1, 3)) for name in ("hlfd", "kd")}
+        values = {name: all_patients + random.normal(0, 0.02, (30, 3)) for name, all_patients in trainings.items()}
+        (got,) = compare_models(values, [("hlfd", "kd")], resamples=200)
+        over_patients += got.p is not None and got.p < 0.05
+        claims += got.verdict != "none"
+    assert over_patients > 120
+    assert claims < 25  # 5 % of 300 are 15
 
 
 def test_holm_is_over_the_comparisons_of_one_call():
@@ -216,7 +249,7 @@ def test_values_by_patient_and_seed():
     ("runs", "words"),
     [
         ({"kd": [[case("a", "a", 1)]], "at": [[case("b", "b", 1)]]}, "at: judged on other patients than kd: a, b"),
-        ({"kd": [[case("a", "a", 1)]], "at": [[case("a", "a", 1)]] * 2}, "at: 2 seeds, kd has 1"),
+        ({"kd": [[case("a", "a", 1)]] * 3, "at": [[case("a", "a", 1)]] * 2}, "at: 2 seeds, kd has 3"),
         ({"kd": [[CaseResult("a", "a", {})]]}, "kd: a: has no dice of tumor"),
     ],
 )

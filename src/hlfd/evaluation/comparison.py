@@ -1,7 +1,8 @@
 """Is one model better than another? Paired statistics over patients, and a plain sentence for each comparison.
 
-Values come as patients x seeds. The patients are what a claim generalises to: differences are averaged over seeds, then
-patients are drawn. Seeds are few and no sample of anything; how far they move the mean is said apart.
+Values come as patients x seeds. Differences are averaged over seeds, then patients are drawn: the interval and the test
+say how far the patients decide. How far another training would, only several seeds can say: where there are any, a
+claim has to hold over them too.
 """
 
 import math
@@ -73,7 +74,8 @@ class Comparison:
         effect: Cohen's d of the paired differences, mean over standard deviation; None where that is 0.
         rank_biserial: matched-pairs rank-biserial correlation, in [-1, 1] (Kerby 2014).
         patients: with a defined difference; ``undefined``: without.
-        seeds: of each model; ``seeds_agree``: in how many the mean difference has the sign of ``difference``.
+        trainings: of ``name`` and of ``minus``, one a seed; a single one is compared with each of the other's.
+        by_seed: mean difference over patients with each seed.
         patient_sd, seed_sd: standard deviation of a patient's difference, averaged over seeds, and of the mean
             difference from seed to seed; None with fewer than two.
     """
@@ -90,20 +92,35 @@ class Comparison:
     rank_biserial: float | None
     patients: int
     undefined: int
-    seeds: int
-    seeds_agree: int
+    trainings: tuple[int, int]
+    by_seed: tuple[float, ...]
     patient_sd: float | None
     seed_sd: float | None
 
     @property
+    def steady(self) -> bool:
+        """Whether the difference is not 0 over seeds: by a t interval of 95 %. One seed can't say, and is not asked."""
+        seeds = len(self.by_seed)
+        if self.difference is None or self.seed_sd is None or seeds < 2:
+            return True
+        return abs(self.difference) > float(stats.t.ppf(0.975, seeds - 1)) * self.seed_sd / math.sqrt(seeds)
+
+    @property
     def verdict(self) -> Literal["better", "worse", "none", "refused"]:
-        """What may be claimed of ``name``: better or worse if p after Holm is below 0.05 and the interval agrees."""
+        """What may be claimed of ``name``: better or worse if it is so over patients and over seeds.
+
+        Over patients: p after Holm is below 0.05 and the interval agrees. Over seeds: `steady`.
+        """
         if self.patients < LEAST_PATIENTS or self.difference is None:
             return "refused"
-        shown = self.p_holm is not None and self.p_holm < 0.05
-        if not shown or self.low is None or self.high is None or self.low <= 0 <= self.high:
+        if not (self._over_patients and self.steady):
             return "none"
         return "better" if (self.difference > 0) == (self.measure.better == "high") else "worse"
+
+    @property
+    def _over_patients(self) -> bool:
+        shown = self.p_holm is not None and self.p_holm < 0.05
+        return shown and self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
     @property
     def sentence(self) -> str:
@@ -111,17 +128,24 @@ class Comparison:
         who = f"{self.name} and {self.minus}"
         if self.verdict == "refused" or self.difference is None or self.low is None or self.high is None:
             return f"no claim about {who}: {_number(self.patients, 'patient')}, at least {LEAST_PATIENTS} are needed"
-        difference, low, high = (value * self.measure.scale for value in (self.difference, self.low, self.high))
-        if self.verdict != "none" and difference < 0:
-            difference, low, high = -difference, -high, -low
+        sign = -1 if self.verdict != "none" and self.difference < 0 else 1
+        low, high = sorted((sign * self.low, sign * self.high))
+        difference, low, high = (value * self.measure.scale for value in (sign * self.difference, low, high))
         figures = f"{_figure(difference)} {self.measure.unit} [{_figure(low)}, {_figure(high)}]"
-        seeds = _number(self.seeds, "seed")
-        if self.verdict != "none" and self.seeds_agree < self.seeds:
-            seeds += f" ({self.seeds_agree} of them agree)"
-        tail = f"{_p(self.p_holm)} after Holm, {_number(self.patients, 'patient')}, {seeds}"
+        tail = f"{_p(self.p_holm)} after Holm, {_number(self.patients, 'patient')}, {self._trained}"
         if self.verdict == "none":
+            if self._over_patients:
+                ends = (_figure(value * self.measure.scale) for value in (min(self.by_seed), max(self.by_seed)))
+                tail += f", from {' to '.join(ends)} seed by seed"
             return f"no difference shown between {who}: {figures}, {tail}"
         return f"{self.name} is {self.verdict} than {self.minus} by {figures}, {tail}"
+
+    @property
+    def _trained(self) -> str:
+        one, other = self.trainings
+        if one != other:
+            return f"{_number(one, 'training')} of {self.name} and {other} of {self.minus}"
+        return _number(one, "seed") if one > 1 else "one training of each"
 
 
 def patient_values(
@@ -129,13 +153,16 @@ def patient_values(
 ) -> dict[str, np.ndarray]:
     """Model -> patients x seeds, the same patients in the same order for all; NaN where undefined.
 
+    A model that was trained once, as a teacher is, has one column beside others' several.
+
     Args:
         runs: model -> seed by seed, its case results. A patient with several cases counts with their mean.
 
     Raises:
         InputError: a model was judged on other patients or with another number of seeds, or has no such metric.
     """
-    first: tuple[str, list[str], int] | None = None
+    first: tuple[str, list[str]] | None = None
+    several: tuple[str, int] | None = None
     values: dict[str, np.ndarray] = {}
     for model, seeds in runs.items():
         columns: list[dict[str, float]] = []
@@ -147,13 +174,15 @@ def patient_values(
                 found.setdefault(case.patient, []).append(case.regions[region][metric])
             columns.append({p: _mean([v for v in found[p] if not math.isnan(v)]) for p in sorted(found)})
         for column in columns:
-            first = first or (model, list(column), len(seeds))
+            first = first or (model, list(column))
             if different := set(first[1]).symmetric_difference(column):
                 raise InputError(
                     f"{model}: judged on other patients than {first[0]}: {', '.join(sorted(different)[:3])}"
                 )
-            if len(seeds) != first[2]:
-                raise InputError(f"{model}: {len(seeds)} seeds, {first[0]} has {first[2]}")
+        if len(seeds) > 1:
+            several = several or (model, len(seeds))
+            if len(seeds) != several[1]:
+                raise InputError(f"{model}: {len(seeds)} seeds, {several[0]} has {several[1]}")
         values[model] = np.array([list(column.values()) for column in columns], dtype=np.float64).T
     return values
 
@@ -164,7 +193,7 @@ def compare_models(
     """Compare models patient by patient; Holm's correction is over all the pairs.
 
     Args:
-        values: model -> patients x seeds, see `patient_values`.
+        values: model -> patients x seeds, or patients x 1, see `patient_values`.
         pairs: (model, the one it is compared with).
         metric: what the values are.
         seed, resamples: of the bootstrap.
@@ -184,7 +213,8 @@ def _compare(values: Values, name: str, minus: str, measure: Measure, seed: int,
         if model not in values:
             raise InputError(f"there is no model '{model}' to compare; there are {', '.join(values)}")
     one, other = values[name], values[minus]
-    if one.shape != other.shape or one.ndim != 2:
+    fits = one.ndim == other.ndim == 2 and len(one) == len(other)
+    if not fits or (one.shape[1] != other.shape[1] and 1 not in (one.shape[1], other.shape[1])):
         raise InputError(f"expected patients x seeds of one shape, {name} has {one.shape}, {minus} {other.shape}")
     each = np.abs(one) - np.abs(other) if measure.better == "zero" else one - other
     each = each[~np.isnan(each).any(1)]
@@ -204,8 +234,8 @@ def _compare(values: Values, name: str, minus: str, measure: Measure, seed: int,
         "rank_biserial": rank_biserial(differences) if len(differences) else None,
         "patients": len(differences),
         "undefined": len(one) - len(differences),
-        "seeds": one.shape[1],
-        "seeds_agree": int((np.sign(by_seed) == np.sign(differences.mean())).sum()) if len(each) else 0,
+        "trainings": (one.shape[1], other.shape[1]),
+        "by_seed": tuple(map(float, by_seed)),
         "patient_sd": sd,
         "seed_sd": _sd(by_seed),
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hlfd.evaluation.comparison import Values, compare_models, patient_values
+from hlfd.evaluation.comparison import compare_models, patient_values
 from hlfd.evaluation.stability import rank_stability, variances
 from hlfd.io.files import jsonable
 from hlfd.study.collect import ModelRuns
@@ -21,13 +21,6 @@ def pairs(models: Sequence[ModelRuns]) -> list[tuple[str, str]]:
     return found + [(a.name, b.name) for a in ours for b in students if b.alone == a.alone and b.method != "hlfd"]
 
 
-def values_of(models: Sequence[ModelRuns], region: str) -> Values:
-    """Model -> patients x seeds of Dice; a teacher, trained once, stands for every seed."""
-    seeds = max(len(model.cases) for model in models)
-    runs = {model.name: list(model.cases.values()) * (seeds if len(model.cases) == 1 else 1) for model in models}
-    return patient_values(runs, region, "dice")
-
-
 def findings(models: Sequence[ModelRuns]) -> dict[str, Any]:
     """``comparisons``: each with its figures, its ``region`` and its ``sentence``; ``ranks`` and ``variances``.
 
@@ -35,7 +28,7 @@ def findings(models: Sequence[ModelRuns]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"comparisons": [], "ranks": {}, "variances": {}}
     for region in next(iter(models[0].cases.values()))[0].regions:
-        values = values_of(models, region)
+        values = patient_values({model.name: list(model.cases.values()) for model in models}, region, "dice")
         for comparison in compare_models(values, pairs(models), "dice"):
             shown = {**asdict(comparison), "verdict": comparison.verdict, "region": region}
             found["comparisons"].append({**shown, "sentence": f"{region}: {comparison.sentence}"})
@@ -43,8 +36,6 @@ def findings(models: Sequence[ModelRuns]) -> dict[str, Any]:
         if len(students) > 1:
             found["ranks"][region] = {name: asdict(rank) for name, rank in rank_stability(students, "dice").items()}
         found["variances"][region] = {
-            model.name: asdict(variances(values[model.name]))
-            for model in models
-            if len(model.cases) > 1 and len(values[model.name]) > 1
+            model.name: asdict(variances(values[model.name])) for model in models if min(values[model.name].shape) > 1
         }
     return jsonable(found)
