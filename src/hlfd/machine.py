@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import sys
 from dataclasses import dataclass
 
@@ -29,6 +30,15 @@ class Machine:
     loader_workers: int | None = None
     compile: bool = False
     profile: bool = False
+
+
+def processor() -> str:
+    """Its name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def first_process() -> bool:

@@ -3,12 +3,15 @@
 import base64
 import io
 import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hlfd.evaluation.comparison import compare_models
+from hlfd.io.files import jsonable
 from hlfd.report import figures, pictures, tables
 
 REGIONS = {"kidney": (1, 2), "tumor": (2,)}
@@ -70,10 +73,33 @@ def test_the_smallest_volume_difference_is_marked_whatever_its_sign():
 
 def test_a_loss_against_the_student_alone_is_shown():
     models = [named("teacher", 0.9), named("student", 0.7, method="seg"), named("student-hlfd", 0.65, method="hlfd")]
-    cells = [cells[0] for _, cells in tables.summary_table(models).rows]
+    compared = {"name": "student-hlfd", "minus": "student", "region": "tumor"}
+
+    def shown(verdict: str) -> list[tables.Cell]:
+        verdicts = tables.verdicts({"comparisons": [compared | {"verdict": verdict}]})
+        return [cells[0] for _, cells in tables.summary_table(models, verdicts).rows]
+
+    cells = shown("worse")
     assert [cell.change for cell in cells] == ["", "", "−0.050"]
     assert cells[2].gain is False
     assert cells[1].best
+    for verdict in ("none", "refused"):  # the change is there, and has no colour
+        assert (shown(verdict)[2].change, shown(verdict)[2].gain) == ("−0.050", None)
+
+
+def test_comparisons_with_effects_and_seeds():
+    random = np.random.default_rng(0)
+    base = random.uniform(0.5, 0.9, (12, 3))
+    values = {"student": base, "student-hlfd": base + 0.05 + random.normal(0, 0.01, (12, 3))}
+    (found,) = compare_models(values, [("student-hlfd", "student")])
+    said = jsonable({**asdict(found), "verdict": found.verdict, "region": "tumor"})
+    ((region, table),) = tables.comparison_tables({"comparisons": [said]})
+    ((name, cells),) = table.rows
+    assert (region, name) == ("tumor", "student-hlfd − student")
+    assert cells[0].text == tables.fixed(found.difference, signed=True)
+    assert cells[2].text == tables.fixed(found.effect, 2, signed=True)
+    assert cells[4].text == ", ".join(tables.fixed(seed, signed=True) for seed in found.by_seed)
+    assert cells[5].text == "better"
 
 
 def test_two_timings_of_one_network_do_not_compete():

@@ -15,8 +15,8 @@ from hlfd import recipe
 from hlfd.errors import InputError
 from hlfd.sections import Method, SearchSection
 from hlfd.segmenter import Segmenter
-from hlfd.study import collect, engine, search, steps
-from hlfd.study.cells import Ledger, chosen, plan
+from hlfd.study import collect, compare, engine, search, steps
+from hlfd.study.cells import Cell, Ledger, chosen, plan
 from hlfd.study.compare import rebuild_report, study
 from hlfd.study.estimate import estimate, table
 
@@ -94,7 +94,9 @@ def test_every_model_over_every_seed(results, values):
     assert [m["seeds"] for m in results["models"]] == [[0], [3, 4], [3, 4], [3, 4]]
     assert results["missing"] == []
     assert all(m["peak_mib"] > 0 and m["ms_per_slice"] > 0 for m in results["models"])
+    assert results["machine"]["threads"] == 1 and results["machine"]["cores"] >= 1
     student = results["models"][1]
+    assert len(set(student["sha256"])) == 2  # one a seed
     by_hand = []
     for seed in (3, 4):
         document = json.loads((chosen_recipe.folder / f"seed-{seed}" / "student" / "evaluation.json").read_text())
@@ -130,6 +132,22 @@ def test_the_search_is_on_validation_and_its_best_is_used(results, values):
         method = json.loads((folder / f"seed-{seed}" / "student-kd" / "run.json").read_text())["settings"]["method"]
         assert method.get("weight", 1.0) == best["weight"]
     assert not (folder / "search" / "channels").exists()
+
+
+def test_hours_count_what_was_trained_before_an_interruption(results, values, monkeypatch):
+    small = make(values)
+    trained = [
+        json.loads(path.read_text())["facts"]["train_seconds"] for path in small.folder.rglob("model/model.json")
+    ]
+    assert len(trained) == 1 + 2 + 2 * 3  # teacher, trials, students
+    record = Ledger.record
+
+    def ended_at_once(ledger: Ledger, cell: Cell) -> dict | None:
+        found = record(ledger, cell)
+        return found and found | {"seconds": 0.0}
+
+    monkeypatch.setattr(Ledger, "record", ended_at_once)
+    assert compare.spent(small) == pytest.approx(sum(trained))
 
 
 def test_a_second_call_trains_nothing(results, values, monkeypatch):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from hlfd.exporters._graph import Run
 from hlfd.inference import predict
 from hlfd.io import nifti
 from hlfd.loading import Model, load
+from hlfd.machine import processor
 from hlfd.progress import console, progress
 from hlfd.segmenter import versions
 from hlfd.sources._phantom import make_patient
@@ -116,7 +116,7 @@ def benchmark(paths: Sequence[Path], settings: Settings | None = None) -> dict[s
         _weigh(subjects, threads[-1])
     return {
         "version": VERSION,
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "versions": versions() | _packages()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "versions": versions() | _packages()},
         "volume": {
             "said": said,
             "shape": volume.shape,
@@ -278,14 +278,6 @@ def _mib(path: Path) -> float:
     """Of a file, with the weights that OpenVINO keeps beside it."""
     beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
     return sum(file.stat().st_size for file in (path, *beside)) / 2**20
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _packages() -> dict[str, str]:

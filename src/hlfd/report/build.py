@@ -72,6 +72,7 @@ def render(data: ReportData) -> str:
     # Every model has a segmentation loss: it stands beside the validation scores, in their size.
     large = [c for c in columns if c.startswith("val/")] + [c for c in columns if c == "loss/seg"]
     small = [c for c in columns if c.startswith("loss/") and c not in large]
+    shown = tables.verdicts(data.results)
     environment = Environment(
         loader=PackageLoader("hlfd.report", ""),
         autoescape=True,
@@ -84,8 +85,9 @@ def render(data: ReportData) -> str:
         paragraphs=[p.strip() for p in data.intro.split("\n\n") if p.strip()],
         models={m["name"]: _described(m) for m in models},
         slots=slots,
-        tiles=_tiles(models, labels),
-        summary=tables.summary_table(models),
+        tiles=_tiles(models, labels, shown),
+        summary=tables.summary_table(models, shown),
+        comparisons=tables.comparison_tables(data.results),
         details=[(label, tables.detail_table(models, label)) for label in labels],
         baseline=(tables.baseline_of(models) or {}).get("name"),
         seeds=sorted({seed for m in models for seed in m.get("seeds") or [m.get("seed")] if seed is not None}),
@@ -183,7 +185,7 @@ def _spread(data: ReportData, models: Sequence[Model]) -> list[tuple[str, tables
     return found
 
 
-def _tiles(models: Sequence[Model], labels: Sequence[str]) -> list[Tile]:
+def _tiles(models: Sequence[Model], labels: Sequence[str], shown: tables.Verdicts) -> list[Tile]:
     """What distillation changed against the student alone, and what the student costs against the teacher."""
     tiles: list[Tile] = []
     alone = tables.baseline_of(models)
@@ -198,6 +200,8 @@ def _tiles(models: Sequence[Model], labels: Sequence[str]) -> list[Tile]:
         of_teacher = number(tables.summary_of(teacher, label, "dice").get("mean")) if teacher else None
         note = f"{fixed(before)} alone, {fixed(after)} distilled"
         note += f"; teacher {fixed(of_teacher)}" if of_teacher is not None else ""
+        said = {"none": "; no difference shown", "refused": "; too few patients for a claim"}
+        note += said.get(shown.get((student["name"], alone["name"], label), ""), "")
         tiles.append(Tile(f"{label} Dice with HLFD", fixed(after - before, signed=True), note))
     small = student or alone
     for key, less, more in (("parameters", "fewer", "more"), ("ms_per_slice", "faster", "slower")):

@@ -62,16 +62,16 @@ class ImportancePicture:
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the models look, in numbers, averaged over patients.
+    """Where the models look, in numbers, averaged over cases.
 
     Attributes:
-        patients: how many.
+        cases: how many.
         area: region -> its share of the slice: what a map has that looks everywhere alike.
         shares: model -> map (``e1``, ``Grad-CAM e5``) -> region -> share of the map's mass inside the region, in [0,
             1]; a map that is zero everywhere counts as looking everywhere alike.
     """
 
-    patients: int
+    cases: int
     area: Mapping[str, float]
     shares: Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -111,7 +111,7 @@ class ReportData:
             is taken to hold every class, and each further one to be one class.
         terms: model -> its terms, for the drawing of who teaches whom.
         dice: model -> region -> patient -> Dice, the mean over seeds.
-        volumes_ml: model -> region -> (reference, prediction) of each case, ml.
+        volumes_ml: model -> region -> (reference, prediction) of each case by one training, ml.
         lesions: model -> (diameter in mm, share of the seeds that found it) of each reference lesion.
         calibration: model -> its reliability in the foreground of reference or prediction.
         attention: shares of the maps of ``importance``.

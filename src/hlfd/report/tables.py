@@ -9,6 +9,7 @@ DASH = "–"
 TEACHER = "teacher"
 Model = Mapping[str, Any]
 Better = Literal["high", "low", "zero"]
+Verdicts = Mapping[tuple[str, str, str], str]
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,48 @@ def baseline_of(models: Sequence[Model]) -> Model | None:
     return next((m for m in models if m["name"] != TEACHER and m.get("method") == "seg"), None)
 
 
-def summary_table(models: Sequence[Model]) -> Table:
-    """Dice of every label with its interval and its change against the student alone, then what the model costs."""
+def verdicts(results: Mapping[str, Any]) -> Verdicts:
+    """(model, the one it is compared with, region) -> ``better``, ``worse``, ``none`` or ``refused``."""
+    return {(c["name"], c["minus"], c["region"]): c["verdict"] for c in results.get("comparisons") or ()}
+
+
+def comparison_tables(results: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """Region -> a row a comparison: difference with its interval, p after Holm, effect sizes, seed by seed."""
+    headers = (
+        ("Difference", "Dice, 95 % over patients"),
+        ("p", "Wilcoxon, after Holm"),
+        ("Effect", "Cohen's d"),
+        ("Rank-biserial", "-1 to 1"),
+        ("Seeds", "difference of each"),
+        ("Shown", ""),
+    )
+    rows: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    for found in results.get("comparisons") or ():
+        low, high, p = (number(found[key]) for key in ("low", "high", "p_holm"))
+        ends = () if low is None or high is None else (f"{fixed(low, signed=True)} to {fixed(high, signed=True)}",)
+        cells = (
+            Cell(fixed(number(found["difference"]), signed=True), ends),
+            Cell("< 0.001" if p is not None and p < 0.001 else fixed(p)),
+            Cell(fixed(number(found["effect"]), 2, signed=True)),
+            Cell(fixed(number(found["rank_biserial"]), 2, signed=True)),
+            Cell(", ".join(fixed(number(value), signed=True) for value in found.get("by_seed") or ()) or DASH),
+            Cell({"none": "no difference", "refused": "no claim"}.get(found["verdict"], found["verdict"])),
+        )
+        rows.setdefault(found["region"], []).append((f"{found['name']} − {found['minus']}", cells))
+    return [(region, Table(headers, tuple(lines))) for region, lines in rows.items()]
+
+
+def summary_table(models: Sequence[Model], shown: Verdicts | None = None) -> Table:
+    """Dice of every label with its interval and its change against the student alone, then what the model costs.
+
+    Args:
+        shown: see `verdicts`; a change that is not shown to be better or worse has no colour.
+    """
     headers: list[tuple[str, str]] = []
     columns: list[list[Cell]] = []
     for label in labels_of(models):
         headers.append((f"{label} Dice", "mean, 95 % interval"))
-        columns.append(_metric_column(models, label, "dice", "high", fixed, bar=True))
+        columns.append(_metric_column(models, label, "dice", "high", fixed, bar=True, shown=shown))
     for key, title, hint, less, more in (
         ("parameters", "Parameters", "", "fewer", "more"),
         ("multiply_adds", "Multiply-adds", "per slice", "fewer", "more"),
@@ -144,6 +180,7 @@ def _metric_column(
     *,
     field: str = "mean",
     bar: bool = False,
+    shown: Verdicts | None = None,
 ) -> list[Cell]:
     summaries = [summary_of(model, label, metric) for model in models]
     values = [number(s.get(field)) for s in summaries]
@@ -158,7 +195,8 @@ def _metric_column(
         change, gain = "", None
         if base is not None and value is not None and model["name"] != TEACHER and model is not baseline:
             change = fixed(value - base, signed=True)
-            gain = None if not round(value - base, 3) else value > base
+            verdict = (shown or {}).get((str(model["name"]), str(baseline["name"]), label)) if baseline else None
+            gain = {"better": True, "worse": False}.get(verdict or "")
         ends = None
         if bar and value is not None:
             ends = (value if low is None else low, value, value if high is None else high)

@@ -54,6 +54,11 @@ class ModelRuns:
         """The run that stands for the model where one has to."""
         return self.runs[0]
 
+    @property
+    def pictured(self) -> list[CaseResult]:
+        """Test results of the seed that stands for the model where one has to."""
+        return self.cases[self.first.seed]
+
     def run_of(self, fold: int, seed: int | None = None) -> Run:
         """The run of a fold; of the first seed unless told otherwise."""
         return next(r for r in self.runs if r.fold == fold and seed in (None, r.seed))
@@ -174,7 +179,9 @@ def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[
                 "train_seconds": round(sum(fact["train_seconds"] for fact in facts), 1),
                 "labels": summarize(over_seeds(run)),
                 "seed_means": {region: seed_means(run, region) for region in next(iter(run.cases.values()))[0].regions},
-                "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+                "sha256": [
+                    hashlib.sha256((one.model / "model.safetensors").read_bytes()).hexdigest() for one in run.runs
+                ],
             }
         )
     return table

@@ -1,12 +1,16 @@
 """From data to report: all cells of a recipe, then their figures. What is done is kept, so the same call continues."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic, write_json
+from hlfd.machine import processor
 from hlfd.progress import console
 from hlfd.recipe import Recipe, dump, read
 from hlfd.report.build import write_report
@@ -54,8 +58,9 @@ def _conclude(workspace: steps.Workspace, seconds: float) -> dict[str, Any] | No
             "models": collect.model_rows(runs, workspace),
             **findings(runs),
             "missing": missing,
-            "seconds": round(max(seconds, _spent(recipe)), 1),
+            "seconds": round(max(seconds, spent(recipe)), 1),
             "versions": versions(),
+            "machine": _machine(),
         }
         write_atomic(recipe.folder / "recipe.yaml", dump(recipe))
         write_json(recipe.folder / "results.json", results)
@@ -66,10 +71,24 @@ def _conclude(workspace: steps.Workspace, seconds: float) -> dict[str, Any] | No
     return results
 
 
-def _spent(recipe: Recipe) -> float:
-    """Seconds that all cells took, in whichever call and process."""
-    ledger = Ledger(recipe.folder)
-    return sum(record["seconds"] for cell in plan(recipe) if (record := ledger.record(cell)))
+def _machine() -> dict[str, Any]:
+    """On what the costs were measured."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def spent(recipe: Recipe) -> float:
+    """Seconds that all cells took, in whichever call and process.
+
+    A cell's record counts the call that ended it; what was trained before an interruption stands in its models.
+    """
+    ledger, total = Ledger(recipe.folder), 0.0
+    for cell in plan(recipe):
+        if record := ledger.record(cell):
+            models = (recipe.folder / cell.name).rglob("model/model.json")
+            trained = sum(json.loads(path.read_text())["facts"].get("train_seconds", 0.0) for path in models)
+            total += max(record["seconds"], trained)
+    return total
 
 
 def rebuild_report(folder: Path) -> Path:

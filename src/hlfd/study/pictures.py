@@ -1,14 +1,10 @@
 """What a report shows, gathered from the run folders."""
 
-import hashlib
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from hlfd.data import views
 from hlfd.data.prepare import case_named
@@ -21,6 +17,7 @@ from hlfd.segmenter import Segmenter
 from hlfd.study.attention import attention_maps, mean_shares, share_inside
 from hlfd.study.calibration import calibration_of
 from hlfd.study.collect import ModelRuns, Run, over_seeds
+from hlfd.study.facts import facts_of, intro_of
 from hlfd.study.steps import Workspace
 from hlfd.study.volumes import viewer_case
 from hlfd.training.logs import read_curves
@@ -33,20 +30,20 @@ SIDE_BY_SIDE = 5
 def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRuns]) -> ReportData:
     """Everything of a study that its report shows.
 
-    Curves and pictures are of the first seed, curves of the first fold. Patients are ranked by the mean over the
-    distilled students of the last region's Dice.
+    Curves, pictures, volumes and calibration are of the first seed, curves of the first fold. Patients are ranked by
+    the mean over the distilled students of the last region's Dice.
     """
     gathered = _Gathered(workspace, runs)
     first = workspace.recipe.folds[0]
     chosen = gathered.chosen(workspace.recipe.report.cases)
     return ReportData(
         title=f"{'Study' if workspace.recipe.study else 'Comparison'}: {workspace.recipe.name}",
-        intro=_intro(workspace, results),
+        intro=intro_of(workspace, results),
         results=results,
         curves={run.name: read_curves(run.run_of(first).folder / "metrics.csv") for run in runs},
         patients=[gathered.patient(rank, index) for rank, index in chosen],
         importance=gathered.importance([index for _, index in chosen][:1]),
-        facts=_facts(workspace, results, runs),
+        facts=facts_of(workspace, results),
         regions=workspace.source.labels.regions,
         terms={run.name: _terms(run, first) for run in runs},
         dice={
@@ -58,9 +55,7 @@ def report_data(workspace: Workspace, results: dict[str, Any], runs: Sequence[Mo
         },
         volumes_ml={
             run.name: {
-                region: [
-                    (c.regions[region]["reference_ml"], c.regions[region]["prediction_ml"]) for c in over_seeds(run)
-                ]
+                region: [(c.regions[region]["reference_ml"], c.regions[region]["prediction_ml"]) for c in run.pictured]
                 for region in gathered.regions
             }
             for run in runs
@@ -172,10 +167,7 @@ class _Gathered:
             spacing_mm=image.spacing_mm[1:],
             reference=reference[k],
             predictions={name: volume.voxels[k] for name, volume in masks.items()},
-            scores={
-                run.name: {name: s.dice for name, s in self.results[run.name][index].regions.items()}
-                for run in self.runs
-            },
+            scores={run.name: {name: s.dice for name, s in run.pictured[index].regions.items()} for run in self.runs},
         )
 
     def prepared_slice(self, index: int) -> "_Shown":
@@ -215,7 +207,7 @@ class _Gathered:
         return pictures
 
     def attention(self) -> Attention | None:
-        """Shares of the maps inside organ and tumour, over the patients whose key slice shows the last region."""
+        """Shares of the maps inside organ and tumour, over the cases whose key slice shows the last region."""
         shares: dict[str, list[dict[str, dict[str, float]]]] = {run.name: [] for run in self.runs}
         areas: list[dict[str, float]] = []
         for index in range(len(self.results[self.judges[0]])):
@@ -289,80 +281,3 @@ def _key_voxel(reference: np.ndarray, region: np.ndarray) -> tuple[int, int, int
             break
     row, column = (int(np.median(places)) for places in np.nonzero(mask))
     return k, row, column
-
-
-def _intro(workspace: Workspace, results: dict[str, Any]) -> str:
-    recipe = workspace.recipe
-    students = list(recipe.study.students) if recipe.study else []
-    methods = ", ".join(dict.fromkeys(model["method"] for model in results["models"] if model.get("alone")))
-    who = f"students {', '.join(students)}" if students else f"one student ({recipe.student.name})"
-    seeds = f", each with {len(recipe.study.seeds)} seeds" if recipe.study and len(recipe.study.seeds) > 1 else ""
-    teacher = "a given teacher" if recipe.teacher_models else f"one teacher ({recipe.teacher.name})"
-    first = (
-        f"{teacher[0].upper()}{teacher[1:]} and {who}, trained alone and with: {methods or 'no other method'}{seeds}; "
-        "the same epochs, batches and augmentation for all. Every model is judged on whole test patients that neither "
-        "it nor its teacher has seen, on the grid of the original images; models and weights were chosen on validation "
-        "patients."
-    )
-    missing = results.get("missing")
-    return f"{first}\n\nNot finished: {', '.join(missing)}." if missing else first
-
-
-def _facts(workspace: Workspace, results: dict[str, Any], runs: Sequence[ModelRuns]) -> dict[str, str]:
-    recipe = workspace.recipe
-    first = workspace.split(recipe.folds[0])
-    folds = f" in each of {len(recipe.folds)} folds" if len(recipe.folds) > 1 else ""
-    preprocess = workspace.store.preprocess
-    splits = recipe.folder / "splits.json"
-    search = recipe.study.search if recipe.study else None
-    seeds = recipe.study.seeds if recipe.study else [recipe.seed]
-    split = recipe.split.seed if recipe.split else "-"
-    facts = {
-        "Data": f"source {recipe.source.name}, {len(workspace.source.cases)} cases",
-        "Patients": f"{len(first.train)} train, {len(first.validation)} validation, {len(first.test)} test{folds}",
-        "Split": f"seed {split}, splits.json sha256 {_sha256(splits.read_bytes())}",
-        "Images": ", ".join(f"{k} {v}" for k, v in preprocess.model_dump().items() if v is not None),
-        "Seeds": f"teacher {recipe.seed}; students {', '.join(map(str, seeds))}",
-        "Budget": f"student {_budget(recipe.student_training)}; teacher {_budget(recipe.teacher_training)}",
-        "Model choice": "best validation Dice; test patients are used here only to evaluate",
-        "Time per slice": f"median forward pass, batch 1, float32, {torch.get_num_threads()} threads",
-        "Memory": "growth of a process at its highest: weights and one slice, batch 1, float32, one thread",
-        "Machine": f"{_processor()}, {os.cpu_count()} cores, {'GPU' if torch.cuda.is_available() else 'no GPU'}",
-        "Total time": f"{results['seconds'] / 60:.1f} min",
-        "Versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
-        "Models (sha256)": ", ".join(f"{m['name']} {m['sha256'][:12]}" for m in results["models"] if m.get("sha256")),
-    }
-    if search:
-        weights = [
-            f"{m['name']}" + (f" fold {fold}" if len(m["options"]) > 1 else "") + f": {_told(options)}"
-            for m in results["models"]
-            for fold, options in (m.get("options") or {}).items()
-            if m.get("alone")
-        ]
-        epochs = search.epochs or recipe.student_training.epochs
-        facts["Search"] = (
-            f"{search.trials} trials of {epochs} epochs for each method, by validation Dice; found: "
-            + "; ".join(weights)
-        )
-    return facts
-
-
-def _told(options: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in options.items() if key != "name") or "as given"
-
-
-def _budget(training: Any) -> str:
-    samples = f"{training.samples_per_epoch} slices" if training.samples_per_epoch else "all slices"
-    return f"{training.epochs} epochs of {samples}, batch {training.batch_size}"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
