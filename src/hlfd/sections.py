@@ -265,7 +265,8 @@ class TrainingSection(Section):
             ``never``: the teacher runs at every step.
         precision: ``32``, ``bf16``, ``16`` or ``auto``: bf16 or 16 on a GPU; 32 on a CPU.
         teacher_precision: ``same`` as the student's, or ``bf16``.
-        channels_last: memory format in which CPU and GPU convolve faster.
+        channels_last: memory format in which CPU and GPU convolve faster; of the network that is trained, very narrow
+            ones are faster without. A teacher that is asked has it always.
     """
 
     epochs: PositiveInt = 30

@@ -58,13 +58,12 @@ class Teaching(nn.Module):
         """The teachers, in the order of the shares' columns."""
         return self._teachers
 
-    def place(self, device: torch.device, *, last: bool) -> None:
-        """Move everything to ``device``, the teachers too, of which no outer module knows; ``last``: channels last."""
+    def place(self, device: torch.device) -> None:
+        """Move everything to ``device``, the teachers too, of which no outer module knows, in channels_last."""
         self.to(device)
         for teacher in self._teachers:
             teacher.to(device=device)
-            if last:
-                teacher.to(memory_format=channels_last(teacher.tapped.dims))  # pyright: ignore[reportCallIssue]
+            teacher.to(memory_format=channels_last(teacher.tapped.dims))  # pyright: ignore[reportCallIssue]
 
     def weights(self) -> dict[str, float]:
         """As `Distiller.weights`."""

@@ -98,7 +98,7 @@ class TrainingModule(pl.LightningModule):
 
     def place_teachers(self, device: torch.device) -> None:
         """Move the teachers to ``device``; Lightning doesn't know of them."""
-        self.teaching.place(device, last=self.settings.channels_last)
+        self.teaching.place(device)
         if self.compiles:
             for teacher in self.teaching.teachers:
                 teacher.compile()
