@@ -231,7 +231,7 @@ def test_a_store_that_does_not_fit(hlfd, recipe: Path, tmp_path: Path):
     settings = tmp_path / "out" / "store" / "store.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "version": 0}))
     for arguments in (("prepare", recipe, "--workers", 1), ("info", settings.parent)):
-        assert_told(hlfd(*arguments), 2, "store.json: expected a store of version 2, got version 0")
+        assert_told(hlfd(*arguments), 2, "store.json: expected a store of version 3, got version 0")
 
 
 def test_teacher_student_and_data_of_different_classes(hlfd, recipe: Path, model: Path, tmp_path: Path):

@@ -39,6 +39,7 @@ class DataSource:
         notes: what the user should know of the data and what is done about it, a line each.
         splits: a split file that comes with the data.
         test: patients that the data set itself keeps for testing.
+        read_with: the options that decide what is read from the files, as JSON: with others, cases are prepared again.
     """
 
     name: str
@@ -50,3 +51,4 @@ class DataSource:
     notes: tuple[str, ...] = ()
     splits: Path | None = None
     test: frozenset[str] = frozenset()
+    read_with: str = ""

@@ -250,7 +250,8 @@ class TrainingSection(Section):
         lr, lr_min: Adam's learning rate at the start and, after a cosine, at the end.
         warmup_steps: steps over which the learning rate rises to ``lr``.
         weight_decay: L2 penalty.
-        rare_share: share of the samples drawn from those that show the last class; None: as they come.
+        rare_share: share of the samples drawn from those that show the tumour (of labels without one, the
+            last class); None: as they come.
         unlabelled_share: share of each batch without labels: patients that have none, or whose labels the split keeps
             back. They take part in the distillation terms alone.
         augment: flips and quarter turns; false: nothing; or an `AugmentSection`.
