@@ -12,7 +12,7 @@ from hlfd.cases import DataSource
 from hlfd.errors import InputError, unreadable
 from hlfd.io.files import jsonable
 
-_SAME_VOXELS = {"patients", "regions", "unknown_spacing", "window_hu", "workers"}
+_SAME_VOXELS = {"patients", "regions", "stray_segs", "unknown_spacing", "window_hu", "workers"}
 """Options that don't change what any source reads of a case."""
 
 
