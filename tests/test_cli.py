@@ -221,6 +221,15 @@ def test_a_split_file_that_does_not_fit(hlfd, recipe: Path, tmp_path: Path, test
     assert_told(ended, 2, "split.json: ", *words)
 
 
+@pytest.mark.parametrize("given", ["folds=3", "labelled=1", "stratify=true"])
+def test_a_split_file_says_in_which_part_everybody_is(hlfd, recipe: Path, tmp_path: Path, given: str):
+    fold = {"train": ["case_00000"], "validation": ["case_00001"], "test": ["case_00002"]}
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"folds": [fold]}))
+    ended = hlfd("prepare", recipe, f"split.file={path}", f"split.{given}", "--workers", 1)
+    assert_told(ended, 2, f"split.{given.split('=', maxsplit=1)[0]}: {path} says in which part everybody is")
+
+
 def test_a_store_that_does_not_fit(hlfd, recipe: Path, tmp_path: Path):
     assert hlfd("prepare", recipe, "--workers", 1).code == 0
     ended = hlfd("prepare", recipe, "preprocess.size=[16, 16]", "--workers", 1)

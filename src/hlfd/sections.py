@@ -191,7 +191,7 @@ class SplitSection(Section):
         stratify: each part gets its share of small tumours, of large ones and of patients without any, by their volume
             in the prepared data.
         from_source: where the data come with test cases or folds of their own (nnU-Net), those are used.
-        file: a split file to use instead, ours, which says itself who is ``unlabelled``, or nnU-Net's
+        file: a split file to use instead: ours, which says in which part everybody is, ``unlabelled`` too, or nnU-Net's
             ``splits_final.json``.
     """
 
@@ -210,10 +210,6 @@ class SplitSection(Section):
             value = getattr(self, name)
             if value is not None and value > 1 and value % 1:
                 raise InputError(f"split.{name}: expected a share below 1, or a number of patients, got {value:g}")
-        if self.file is not None and self.labelled is not None:
-            raise InputError(
-                "split.file and split.labelled exclude each other: list the patients under 'unlabelled' in the file"
-            )
         return self
 
 

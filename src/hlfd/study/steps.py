@@ -141,6 +141,9 @@ class Workspace:
         own = section.from_source
         file, held_out = section.file or (self.source.splits if own else None), self.source.test if own else ()
         if file is not None and not is_nnunet(file):
+            for key in ("folds", "labelled", "stratify"):
+                if getattr(section, key):
+                    raise InputError(f"split.{key}: {file} says in which part everybody is; leave split.{key} out")
             return read_splits(file, self.patients, self.without_labels)
         options: dict[str, Any] = {
             **section.model_dump(include={"seed", "validation", "labelled"}),
