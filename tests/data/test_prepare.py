@@ -250,7 +250,7 @@ def test_a_case_that_needs_more_memory_than_there_is(kits_root, tmp_path, hlfd, 
     def too_large(*_: object, **__: object):
         raise MemoryError("Unable to allocate 3 TiB")
 
-    monkeypatch.setattr(nifti, "read_image", too_large)
+    monkeypatch.setattr(nifti, "_inflate", too_large)
     if workers == 2:  # processes would not see the patch: as they hand it over
         monkeypatch.setattr(module, "_pool", lambda *_: nullcontext(lambda *_: iter([failed])))
         failed: Future[None] = Future()
