@@ -199,7 +199,7 @@ def beside_a_step(store: Path, options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of a batch's loading, in the training process, and of a student's step with it."""
     opened = Store(store)
     samples = Samples(opened, opened.patients)
-    sampler = EpochSampler(samples.holds_rarest(), samples=options.batch * 12, rare_share=0.5, seed=0)
+    sampler = EpochSampler(samples.shows_tumor(), samples=options.batch * 12, rare_share=0.5, seed=0)
     network = build_network(options.student, {}, opened.classes).train().to(memory_format=torch.channels_last)
     optimizer, loss = torch.optim.Adam(network.parameters()), SegmentationLoss()
     loading, stepping, batches = [], [], iter(DataLoader(samples, options.batch, sampler=sampler))

@@ -221,6 +221,15 @@ def test_a_split_file_that_does_not_fit(hlfd, recipe: Path, tmp_path: Path, test
     assert_told(ended, 2, "split.json: ", *words)
 
 
+@pytest.mark.parametrize("given", ["folds=3", "labelled=1", "stratify=true"])
+def test_a_split_file_says_in_which_part_everybody_is(hlfd, recipe: Path, tmp_path: Path, given: str):
+    fold = {"train": ["case_00000"], "validation": ["case_00001"], "test": ["case_00002"]}
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"folds": [fold]}))
+    ended = hlfd("prepare", recipe, f"split.file={path}", f"split.{given}", "--workers", 1)
+    assert_told(ended, 2, f"split.{given.split('=', maxsplit=1)[0]}: {path} says in which part everybody is")
+
+
 def test_a_store_that_does_not_fit(hlfd, recipe: Path, tmp_path: Path):
     assert hlfd("prepare", recipe, "--workers", 1).code == 0
     ended = hlfd("prepare", recipe, "preprocess.size=[16, 16]", "--workers", 1)
@@ -231,7 +240,7 @@ def test_a_store_that_does_not_fit(hlfd, recipe: Path, tmp_path: Path):
     settings = tmp_path / "out" / "store" / "store.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "version": 0}))
     for arguments in (("prepare", recipe, "--workers", 1), ("info", settings.parent)):
-        assert_told(hlfd(*arguments), 2, "store.json: expected a store of version 2, got version 0")
+        assert_told(hlfd(*arguments), 2, "store.json: expected a store of version 3, got version 0")
 
 
 def test_teacher_student_and_data_of_different_classes(hlfd, recipe: Path, model: Path, tmp_path: Path):

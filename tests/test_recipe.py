@@ -137,7 +137,6 @@ def test_the_sources_window_holds_unless_the_recipe_has_one(kits_root: Path, pat
         ("methods.1={name: kd, as: seg}", "method 'kd': as: 'seg' is what the student alone is called, choose another"),
         ("methods.1={name: hlfd+seg}", r"method 'hlfd\+seg': seg is the student alone and has no terms: leave it out"),
         ('methods.0={name: seg, terms: {"*": {scale: 2}}}', r"method 'seg' has no terms, got terms: \*"),
-        ("split={file: s.json, labelled: 2}", "split.file and split.labelled exclude each other"),
         ("split.labelled=1.7", r"split.labelled: expected a share below 1, or a number of patients, got 1\.7"),
         ("split.test=2.5", r"split.test: expected a share below 1, or a number of patients, got 2\.5"),
         ("unseen_only=true", "unseen_only: expected teacher_models to choose from, got none"),

@@ -39,6 +39,9 @@ class DataSource:
         notes: what the user should know of the data and what is done about it, a line each.
         splits: a split file that comes with the data.
         test: patients that the data set itself keeps for testing.
+        read_grid: case -> Volume of its image's shape and affine, whose voxels hold nothing, from headers; None: these
+            don't tell, or are NIfTI's.
+        read_with: the options that decide what is read from the files, as JSON: with others, cases are prepared again.
     """
 
     name: str
@@ -50,3 +53,5 @@ class DataSource:
     notes: tuple[str, ...] = ()
     splits: Path | None = None
     test: frozenset[str] = frozenset()
+    read_grid: Callable[[Case], Volume] | None = None
+    read_with: str = ""

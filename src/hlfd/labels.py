@@ -43,9 +43,12 @@ class Labels:
 
     @property
     def tumor_classes(self) -> tuple[int, ...]:
-        """The classes of the first region that is called as a tumour is (`TUMORS`); without one, the last class."""
-        found = (region for name, region in self.regions.items() if name.lower() in TUMORS)
-        return next(found, (len(self.names),))
+        """The classes of the region that is called as a tumour is, the first name of `TUMORS` that one has.
+
+        Without one, the last class. KiTS's ``mass``, which holds cysts too, comes after its ``tumor``.
+        """
+        found = {name.lower(): region for name, region in self.regions.items()}
+        return next((found[name] for name in TUMORS if name in found), (len(self.names),))
 
     def to_classes(self, values: np.ndarray, where: str) -> np.ndarray:
         """Values of a label file as class indices (uint8, same shape; the array itself where they are that already).

@@ -191,7 +191,7 @@ class SplitSection(Section):
         stratify: each part gets its share of small tumours, of large ones and of patients without any, by their volume
             in the prepared data.
         from_source: where the data come with test cases or folds of their own (nnU-Net), those are used.
-        file: a split file to use instead, ours, which says itself who is ``unlabelled``, or nnU-Net's
+        file: a split file to use instead: ours, which says in which part everybody is, ``unlabelled`` too, or nnU-Net's
             ``splits_final.json``.
     """
 
@@ -210,10 +210,6 @@ class SplitSection(Section):
             value = getattr(self, name)
             if value is not None and value > 1 and value % 1:
                 raise InputError(f"split.{name}: expected a share below 1, or a number of patients, got {value:g}")
-        if self.file is not None and self.labelled is not None:
-            raise InputError(
-                "split.file and split.labelled exclude each other: list the patients under 'unlabelled' in the file"
-            )
         return self
 
 
@@ -250,7 +246,8 @@ class TrainingSection(Section):
         lr, lr_min: Adam's learning rate at the start and, after a cosine, at the end.
         warmup_steps: steps over which the learning rate rises to ``lr``.
         weight_decay: L2 penalty.
-        rare_share: share of the samples drawn from those that show the last class; None: as they come.
+        rare_share: share of the samples drawn from those that show the tumour (of labels without one, the
+            last class); None: as they come.
         unlabelled_share: share of each batch without labels: patients that have none, or whose labels the split keeps
             back. They take part in the distillation terms alone.
         augment: flips and quarter turns; false: nothing; or an `AugmentSection`.

@@ -10,11 +10,14 @@ import pytest
 
 from hlfd import plugins
 from hlfd import recipe as recipes
+from hlfd.cases import Case, DataSource
 from hlfd.data.fingerprint import CaseFacts, case_facts, fingerprint, planned
 from hlfd.data.prepare import all_facts
 from hlfd.data.preprocess import GridOptions
 from hlfd.errors import InputError
+from hlfd.labels import from_names
 from hlfd.study.steps import Workspace
+from hlfd.volume import Volume
 
 
 def facts(spacings: list[tuple[float, float, float]], shape=(100, 512, 512), hu=None) -> list[CaseFacts]:
@@ -56,7 +59,32 @@ def test_facts_of_a_case_are_of_its_foreground(kits_root: Path):
     image, label = source.read_image(case), source.read_label(case)
     assert found.shape == (4, 20, 24)
     assert found.spacing_mm == pytest.approx((2.5, 0.8, 0.8))
-    np.testing.assert_array_equal(np.sort(found.foreground_hu), np.sort(image.voxels[label.voxels > 0]))
+    np.testing.assert_array_equal(np.unique(found.foreground_hu), np.unique(image.voxels[label.voxels > 0]))
+
+
+def test_a_case_of_a_few_voxels_counts_as_a_large_one(volume_source):
+    source = volume_source({"small": (100, 3), "large": (0, 30_000), "none": (7, 0)})
+    found = fingerprint([case_facts(source, case) for case in source.cases], "x")
+    assert (found.mean_hu, found.percentiles_hu) == (50.0, (0.0, 100.0))
+
+
+@pytest.fixture
+def volume_source():
+    """A source of cases whose foreground is so many voxels of so many HU."""
+
+    def build(cases: dict[str, tuple[int, int]]) -> DataSource:
+        def read_label(case: Case) -> Volume:
+            voxels = np.zeros((20, 40, 50), np.uint8)
+            voxels.ravel()[: cases[case.id][1]] = 1
+            return Volume(voxels, np.eye(4))
+
+        def read_image(case: Case) -> Volume:
+            return Volume(np.full((20, 40, 50), cases[case.id][0], np.int16), np.eye(4))
+
+        listed = [Case(name, name, (), ()) for name in cases]
+        return DataSource("x", listed, from_names({"organ": 1}), (0, 1), read_image, read_label)
+
+    return build
 
 
 def test_in_two_processes_as_in_one(kits_root: Path):

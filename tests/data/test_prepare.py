@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +52,16 @@ def test_only_a_case_whose_files_changed_is_prepared_again(kits_root: Path, tmp_
     source = plugins.load("sources", "kits", kits_root)
     expected = PREPROCESS.prepared(source.read_image(source.cases[1])).voxels
     np.testing.assert_array_equal(store.slices("case_00001")[0][:], expected)
+
+
+def test_what_is_kept_names_no_file(kits_root: Path, tmp_path: Path):
+    path = kits_root / "case_00001" / "imaging.nii.gz"
+    path.rename(kits_root / "Doe_Jane.nii.gz")
+    path.symlink_to(kits_root / "Doe_Jane.nii.gz")
+    store = run(kits_root, tmp_path / "store")
+    said = "".join(file.read_text() for file in store.root.rglob("*.json"))
+    assert "case_00001.image.b2nd" in said
+    assert not any(name in said for name in ("imaging", "segmentation", "Doe", str(kits_root)))
 
 
 def test_cases_added_later_join(kits_root: Path, make_kits, tmp_path: Path):
@@ -230,6 +240,25 @@ def test_a_killed_worker_is_a_failure_with_a_reason(kits_root, tmp_path, monkeyp
     monkeypatch.setattr(module, "_pool", killed)
     with pytest.raises(OSError, match="a worker was killed, perhaps for lack of memory"):
         run(kits_root, tmp_path / "store")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_case_that_needs_more_memory_than_there_is(kits_root, tmp_path, hlfd, monkeypatch, workers: int):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
+
+    def too_large(*_: object, **__: object):
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr(nifti, "_inflate", too_large)
+    if workers == 2:  # processes would not see the patch: as they hand it over
+        monkeypatch.setattr(module, "_pool", lambda *_: nullcontext(lambda *_: iter([failed])))
+        failed: Future[None] = Future()
+        failed.set_exception(MemoryError("case case_00000: Unable to allocate 3 TiB"))
+    ended = hlfd("prepare", recipe, "--workers", workers)
+    assert (ended.code, "Traceback" in ended.err) == (1, False)
+    message = "hlfd: not enough memory: case case_00000: Unable to allocate 3 TiB; what is finished stays\n"
+    assert ended.err.endswith(message)
 
 
 PROGRAM = """

@@ -41,8 +41,20 @@ def test_items_are_the_slices_of_the_patients(store: Store):
         assert place == position
         assert patients[dataset.patient_of()[position]] == store.cases[case].patient
         seen.append(bool((target == 2).any()))
-    assert dataset.holds_rarest().tolist() == seen
+    assert dataset.shows_tumor().tolist() == seen
     assert 0 < sum(seen) < 8
+
+
+def test_the_tumour_need_not_be_the_last_class(make_kits, tmp_path: Path):
+    labels = {"labels": {"tumor": 2, "cyst": 1}}
+    make_source = partial(plugins.load, "sources", "kits", make_kits(tmp_path / "kits"), **labels)
+    for patch in (None, (2, 12, 12)):
+        preprocess = Preprocess(window_hu=(-200.0, 300.0), patch=patch)
+        store = prepare(make_source, preprocess, tmp_path / f"store {patch}")
+        samples = Samples(store, store.patients)
+        expected = [bool((samples[k][1] == 1).any()) for k in range(len(samples))]
+        assert samples.shows_tumor().tolist() == expected
+        assert expected != [bool((samples[k][1] == 2).any()) for k in range(len(samples))]
 
 
 def test_patients_without_slices(store: Store):
@@ -56,7 +68,7 @@ def test_slices_without_labels(store: Store):
     known = [case == "case_00002" for case, _ in dataset.index]
     assert dataset.labelled.tolist() == known
     assert known.count(True) == known.count(False) == 4
-    assert not (dataset.holds_rarest() & ~dataset.labelled).any()
+    assert not (dataset.shows_tumor() & ~dataset.labelled).any()
     for position, labelled in enumerate(known):
         _, target, _ = dataset[position]
         assert target.shape == (20, 24) and target.dtype == torch.int64
@@ -156,7 +168,7 @@ def test_the_share_of_rare_slices_is_kept(samples, share, seed):
 
 
 def test_a_share_of_nothing():
-    with pytest.raises(InputError, match="rare_share is set, and no training slice shows the last class"):
+    with pytest.raises(InputError, match="rare_share is set, and no training slice shows the tumour"):
         EpochSampler(np.zeros(4, bool), samples=None, rare_share=0.3, seed=0)
     everywhere = EpochSampler(np.ones(4, bool), samples=None, rare_share=0.3, seed=0)
     assert sorted(everywhere) == [0, 1, 2, 3]
@@ -197,7 +209,7 @@ def test_patches(make_kits, tmp_path: Path, patch):
     for once in (False, True):
         samples = Samples(store, store.patients, once=once)
         seen = {case: np.zeros((20, 40, 40), int) for case in store.cases}
-        rare = samples.holds_rarest()
+        rare = samples.shows_tumor()
         for position, (case, start) in enumerate(samples.index):
             image, target, _ = samples[position]
             assert image.shape == (1, *patch) and target.shape == patch

@@ -214,6 +214,14 @@ def test_nnunets_splits(tmp_path: Path):
     path.write_text(json.dumps([{"train": FOLDS[0]["train"][4:], "val": FOLDS[0]["val"]}]))
     (own,) = read_nnunet_splits(path, CASES, held_out=["p02", "p03"], **DRAWN)
     assert own == Split(("p04", "p05", "p06", "p07"), ("p00", "p01"), ("p02", "p03"))
+    (part,) = read_nnunet_splits(path, CASES, held_out=["p02", "p03"], **DRAWN, labelled=0.5, unlabelled=["q"])
+    assert (part.validation, part.test, len(part.train)) == (own.validation, own.test, 2)
+    assert sorted(part.train + part.unlabelled) == sorted([*own.train, "q"])
+    volumes = {f"p{n:02}": float(n) for n in range(8)}
+    (spread,) = read_nnunet_splits(path, CASES, held_out=["p02", "p03"], **DRAWN, labelled=2, volumes=volumes)
+    assert len({"p06", "p07"} & set(spread.train)) == 1  # one of the larger tumours, one of the smaller
+    with pytest.raises(InputError, match="fold 0: labelled: expected at most 4, the number of training patients"):
+        read_nnunet_splits(path, CASES, held_out=["p02", "p03"], **DRAWN, labelled=5)
     write_splits(tmp_path / "ours.json", splits)
     assert not is_nnunet(tmp_path / "ours.json")
 

@@ -148,7 +148,7 @@ def another_version(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (another_version, "expected a store of version 2, got version 7: remove .* and prepare again"),
+        (another_version, "expected a store of version 3, got version 7: remove .* and prepare again"),
         (lambda root: (root / "store.json").unlink(), "no prepared store here; run 'hlfd prepare' first"),
         (lambda root: (root / "store.json").write_text("{"), r"store\.json: expected a store's settings"),
         (lambda root: (root / "cases" / "case_00001.json").unlink(), "1 of 3 cases are missing; run the same"),

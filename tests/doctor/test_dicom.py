@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from scipy.spatial.transform import Rotation
 
 from dicom_files import ID, NAME, ct_affine, dataset, phantom_hu, save, write_series
 from hlfd.doctor import check_root
@@ -58,6 +60,15 @@ def beside(root: Path) -> None:
     save(dataset(phantom_hu(), ct_affine(), 0, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4"), root / "mr")
 
 
+def twice_labelled(root: Path) -> None:
+    write(root)
+    image = dicom.read_series(root)
+    for name, voxel in (("kidney", (2, 2, 2)), ("tumor", (4, 4, 4))):
+        labels = np.zeros(image.volume.shape, np.uint8)
+        labels[voxel] = 1
+        dicom.write_seg(root / f"{name}.dcm", image.volume.like(labels), image.series, [name])
+
+
 BROKEN: dict[str, Callable[[Path], None]] = {
     "damaged-file": truncated,
     "no-position": lambda r: write(r, PixelSpacing=None),
@@ -71,6 +82,7 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "single-slice": lambda r: write(r, hu=phantom_hu((12, 10, 1))),
     "rescale-differs": lambda r: write(r, at_slice_3(RescaleIntercept=-1000.0)),
     "instance-order": lambda r: write(r, lambda *_: None),
+    "several-segs": twice_labelled,
     "copies": copied,
     "several-series": mixed,
     "set-aside": beside,
@@ -104,6 +116,25 @@ def test_series_in_one_zip_are_no_copies(tmp_path: Path):
     write(tmp_path / "tree" / "later", series="1.2.840.3")
     assert codes(tmp_path / "tree") == {"dicom-several-series"}  # another series UID makes other files
     assert codes(tmp_path / "tree", deep=True) == {"dicom-several-series", "duplicate-case"}
+
+
+def test_spacing_and_axes_of_series(tmp_path: Path):
+    for n in range(9):
+        spacing_mm = (0.8, 0.7, 15.0 if n == 4 else 2.5)
+        turn = Rotation.from_euler("x", 20 if n == 5 else 0, degrees=True).as_matrix()
+        write_series(
+            tmp_path / str(n), phantom_hu(seed=n), ct_affine(spacing_mm, turn=turn), series=f"1.2.{n}", change=in_order
+        )
+    report = check_root(tmp_path, workers=1)
+    found = {(finding.code, finding.case): finding.text for finding in report.findings if finding.case}
+    keys = {case["case"].partition("_")[2]: case["case"] for case in report.document()["cases"]}
+    thick, turned = (keys[dicom.list_series(tmp_path / str(n))[0].key] for n in (4, 5))
+    assert "15 mm between slices, mostly 2.5 to 2.5" in found["spacing-outlier", thick]
+    assert "0.8 x 0.7 x 15 mm: CT has pixels" in found["implausible-spacing", thick]
+    assert "turned 20 degrees" in found["oblique-axes", turned]
+    assert len([code for code, _ in found if code != "no-label"]) == 3
+    cases = {case["case"]: case for case in report.document()["cases"]}
+    assert (cases[thick]["shape"], cases[thick]["spacing_mm"]) == ([12, 10, 6], [0.8, 0.7, 15.0])
 
 
 @pytest.mark.parametrize("code", BROKEN)

@@ -204,7 +204,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "duplicate-image": (copied, "the same image as case_00000, under another patient"),
     "same-patient": (overlapping, "slices are the same as of case_00000: one patient under two names"),
 }
-ELSEWHERE = {"wrong-side", "duplicate-case", "shared-patient", "ircadb"}
+ELSEWHERE = {"slice-gaps", "wrong-side", "duplicate-case", "shared-patient", "ircadb"}
 
 
 def codes(root: Path, **options) -> set[str]:
@@ -287,6 +287,16 @@ def test_patients_of_another_data_set(sound: Path, livers: Path, tmp_path: Path)
     (found,) = check_root(sound, against=other, workers=1).findings
     assert (found.code, found.case) == ("shared-patient", "case_00002")
     assert found.text == f"20 slices are the same as of volume-5 in {other}"
+
+
+def test_gaps_between_slices(tmp_path: Path):
+    for number in (1, 2, 4):
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            np.save(tmp_path / folder / f"case_1_slice_{number}.npy", np.eye(9, dtype=np.uint8))
+    (found,) = check_root(tmp_path, workers=1).findings
+    assert (found.code, found.severity, found.case) == ("slice-gaps", "warning", "case_1")
+    assert found.text == "1 gaps in the slices' numbers: 2 to 4"
 
 
 def test_a_case_that_is_there_twice(sound: Path):

@@ -98,6 +98,28 @@ def test_volumes_without_a_spacing_are_known(ircad: Path, tmp_path: Path, capfd)
     assert "1 of volumes 28 to 47" in capfd.readouterr().err
 
 
+def test_cases_that_are_read_otherwise_are_prepared_again(ircad: Path, tmp_path: Path):
+    def workspace(**options) -> Workspace:
+        source = {"name": "lits", "root": str(ircad), "spacing_mm": {"volume-28": [0.5, 0.5, 2.0]}, **options}
+        values = {"name": "x", "output": str(tmp_path / "out"), "source": source}
+        return Workspace(recipe.from_values({**values, "preprocess": {"fingerprint": True}}, "x"), 1)
+
+    def spacing_mm(found: Workspace) -> list[float]:
+        return np.linalg.norm(found.store.cases["volume-28"].geometry.affine[:3, :3], axis=0).round(3).tolist()
+
+    first = workspace()
+    plan, case = tmp_path / "out" / "plan.json", tmp_path / "out" / "store" / "cases" / "volume-0.json"
+    before = spacing_mm(first)
+    times = [path.stat().st_mtime_ns for path in (plan, case)]
+    said = {"unknown_spacing": "keep", "regions": {"tumor": "tumor"}, "task": "both"}  # that, or the default
+    assert spacing_mm(workspace(**said)) == before
+    assert [path.stat().st_mtime_ns for path in (plan, case)] == times
+    after = spacing_mm(workspace(spacing_mm={"volume-28": [0.5, 0.5, 4.0]}))
+    assert (before != after) and 4.0 in after
+    assert all(path.stat().st_mtime_ns > time for path, time in zip((plan, case), times, strict=True))
+    assert "volume-28" not in plan.read_text().split("made_from")[1].replace('"volume-28":', "")
+
+
 def test_the_test_half_and_what_does_not_pair(layouts, three, tmp_path: Path):
     root = layouts["lits"](tmp_path, three)
     (root / "Training Batch 1" / "volume-0.nii").rename(root / "test-volume-0.nii")

@@ -131,6 +131,36 @@ def test_several_objects_for_one_series(tmp_path: Path):
     np.testing.assert_array_equal(source.read_label(case).voxels, labels)
 
 
+def test_two_objects_that_say_the_same(tmp_path: Path):
+    write_series(tmp_path / "ct")
+    halves = [np.zeros((12, 10, 6), np.uint8) for _ in range(2)]
+    halves[0][2:5, 3:6, 1:3], halves[1][7:9, 3:6, 2:5] = 1, 1
+    for name, half in zip("ab", halves, strict=True):
+        seg_for(tmp_path / "ct", tmp_path / f"{name}.dcm", half, ("kidney",))
+    source = build(tmp_path)
+    (case,) = source.cases
+    assert source.notes == ("1 series have several SEG objects, whose segments are read together",)
+    np.testing.assert_array_equal(source.read_label(case).voxels, halves[0] | halves[1])  # left and right
+    shutil.copy(tmp_path / "a.dcm", tmp_path / "again.dcm")  # a copy says nothing twice
+    np.testing.assert_array_equal(build(tmp_path).read_label(case).voxels, halves[0] | halves[1])
+    seg_for(tmp_path / "ct", tmp_path / "b.dcm", halves[0] | halves[1], ("kidney",))
+    with pytest.raises(InputError, match=r"'kidney' is in .*a\.dcm and in .*b\.dcm, 18 voxels in both.*several_segs"):
+        build(tmp_path).read_label(case)
+    np.testing.assert_array_equal(build(tmp_path, several_segs="merge").read_label(case).voxels, halves[0] | halves[1])
+
+
+def test_an_object_for_a_series_that_is_not_there(tmp_path: Path):
+    root = tmp_path / "root"
+    write_series(root / "ct", series="1.2.1")
+    write_series(tmp_path / "other", series="1.2.2", study="1.2.8")
+    seg_for(tmp_path / "other", root / "stray.dcm", blobs(0))
+    with pytest.raises(InputError, match=r"stray\.dcm: a SEG that refers to no series here.*source\.stray_segs"):
+        build(root)
+    source = build(root, stray_segs="leave_out")
+    assert [case.label for case in source.cases] == [None]
+    assert source.notes == ("1 SEG objects refer to no series here and are left out",)
+
+
 def beside(root: Path, affine: np.ndarray) -> None:
     nifti_for(affine, root / "ct_label.nii", blobs(0))
 

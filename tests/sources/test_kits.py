@@ -35,6 +35,17 @@ def test_one_case_folder_and_other_names(kits_root: Path):
     assert set(np.unique(source.read_label(source.cases[0]).voxels)) == {0, 1}
 
 
+def test_links_go_by_their_own_names(make_kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "kits"
+    root.mkdir()
+    for name in ("a", "b"):
+        (make_kits(tmp_path / name, 1) / "case_00000").rename(tmp_path / name / "nifti")
+        (root / f"case_{name}").symlink_to(tmp_path / name / "nifti")
+    assert [case.id for case in build(root).cases] == ["case_a", "case_b"]
+    monkeypatch.chdir(root / "case_a")
+    assert [case.id for case in build(Path()).cases] == ["nifti"]
+
+
 def test_a_case_without_labels(kits_root: Path):
     (kits_root / "case_00002" / "segmentation.nii.gz").unlink()
     (kits_root / "notes").mkdir()

@@ -36,6 +36,23 @@ def test_each_layout_is_known_for_its_source(layouts, three, tmp_path: Path, lay
     assert recipe.read(tmp_path / "again.yaml") == chosen
 
 
+@pytest.mark.parametrize("layout", ["msd", "nnunet", "pairs"])
+def test_cases_called_as_lits_calls_them(layouts, volumes, tmp_path: Path, layout: str):
+    cases = {f"volume-{n}": volumes(n) for n in range(2)}
+    root = layouts[layout](tmp_path / "all" / "data", cases)
+    assert recognise(root) == layout
+    with pytest.raises(InputError, match=r"no data set itself, did you mean .*data\?"):
+        recognise(root.parent)
+
+
+def test_lits_in_folders_of_other_names(layouts, volumes, tmp_path: Path):
+    root = layouts["lits"](tmp_path / "data", {"0": volumes(0)})
+    (root / "Training Batch 1").rename(root / "images")
+    (root / "labels").mkdir()
+    (root / "images" / "segmentation-0.nii").rename(root / "labels" / "segmentation-0.nii")
+    assert recognise(root) == "lits"
+
+
 def test_slices_and_a_single_case(tmp_path: Path, layouts, three):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()

@@ -8,6 +8,7 @@ from PIL import Image
 
 from hlfd import plugins
 from hlfd.errors import InputError
+from hlfd.sources import slices
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (9, 12)).astype(np.uint8)
 MASK = (IMAGE > 128).astype(np.uint8)
@@ -49,6 +50,18 @@ def test_slices_of_a_patient_are_one_case_in_the_order_of_their_numbers(tmp_path
     assert source.window_hu == (0, 255)
 
 
+def test_gaps_are_said(tmp_path: Path):
+    names = [f"case_1_slice_{n}" for n in (3, 4, 5, 9, 10)] + [f"case_2_slice_{n}" for n in (0, 5, 10, 15)]
+    source = build(write(tmp_path, *names))
+    assert [slices.gaps(case) for case in source.cases] == [[(5, 9)], []]  # every fifth slice is no gap
+    assert source.notes == ("1 of 2 cases lack slices (case_1): those beside a gap count as neighbours",)
+    (tmp_path / "images" / "case_1_slice_9.png").rename(tmp_path / "images" / "case_1_slice_6.png")
+    (tmp_path / "masks" / "case_1_slice_9.png").rename(tmp_path / "masks" / "case_1_slice_6.png")
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "case_1_slice_10.png").rename(tmp_path / folder / "case_1_slice_7.png")
+    assert build(tmp_path).notes == ()
+
+
 def test_both_tasks_and_a_window(tmp_path: Path):
     write(tmp_path, "case_1_slice_1")
     save(tmp_path / "masks" / "case_1_slice_1.png", MASK * 255)
@@ -61,6 +74,22 @@ def test_both_tasks_and_a_window(tmp_path: Path):
     ("change", "message"),
     [
         (lambda r: (r / "masks" / "case_1_slice_2.png").unlink(), r"images.case_1_slice_2\.png: has no mask, expected"),
+        (
+            lambda r: (r / "images" / "case_1_slice_2.png").unlink(),
+            r"masks.case_1_slice_2\.png: has no image, expected",
+        ),
+        (
+            lambda r: save(r / "images" / "case_1_slice_2.npy", IMAGE),
+            r"case_1_slice_2\.png: expected each slice once, got case_1_slice_2\.npy too",
+        ),
+        (
+            lambda r: [save(r / f / "case_1_slice_02.png", p) for f, p in (("images", IMAGE), ("masks", MASK))],
+            r"case_1_slice_2\.png: expected each slice once, got case_1_slice_02\.png too",
+        ),
+        (
+            lambda r: save(r / "masks" / "case_1_slice_2.npy", MASK),
+            r"masks.case_1_slice_2\.png: expected one mask for case_1_slice_2\.png, got case_1_slice_2\.npy too",
+        ),
         (lambda r: save(r / "images" / "scan.png", IMAGE), r"scan\.png: expected a name like case_XXXXX_slice_YYYY"),
         (lambda r: [p.unlink() for p in (r / "images").iterdir()], r"images: expected case_XXXXX_slice_YYYY\.png"),
         (lambda r: (r / "images").rename(r / "imgs"), "images: no such folder"),

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hlfd.report.pictures import REGION_COLOURS
-from hlfd.study.preview import _BOX, _PATCH
+from hlfd.study.preview import _BOX, _PATCH, Panel, _key
 
 
 def share(path: Path, colour: str) -> float:
@@ -36,6 +36,17 @@ def test_a_recipe_and_its_store(hlfd, make_kits, tmp_path: Path, preprocess: str
     assert [Path(line).name for line in ended.out.split()] == [f"case_0000{k}.png" for k in (0, 2, 3)]
     one, two = (np.asarray(Image.open(tmp_path / f / "case_00000.png")).shape for f in ("pictures", "prepared"))
     assert one[0] == two[0] and one[1] == 2 * two[1]
+
+
+def test_the_slice_with_most_of_the_tumour_is_shown():
+    label = np.zeros((5, 9, 9), np.uint8)
+    label[1, 2:5, 3:6], label[3, :8, :8], label[2, 6:8, 6:8] = 1, 3, 2  # kidney, cyst, tumour
+    panel = Panel("", label, (0, 1), label, (1, 1, 1), (2,), {})
+    assert _key(panel) == (2, 6, 6)
+    label[2] = 0
+    assert _key(panel)[0] == 3  # of all that is labelled
+    label[:] = 0
+    assert _key(panel) == (2, 4, 4)
 
 
 def test_what_can_not_be_previewed(hlfd, tmp_path: Path):

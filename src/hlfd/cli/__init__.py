@@ -31,6 +31,8 @@ def main() -> None:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _stop(f"{os.strerror(error.errno) if error.errno else error}{where}; what is finished stays", 1)
+    except MemoryError as error:
+        _stop(f"not enough memory{f': {error}' if str(error) else ''}; what is finished stays", 1)
 
 
 def _stop(message: str, code: int) -> None:

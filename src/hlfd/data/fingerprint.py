@@ -15,7 +15,8 @@ from hlfd.io.files import jsonable, write_json
 
 PERCENTILES = (0.5, 99.5)
 SAMPLES = 10_000
-"""Foreground voxels of a case that are looked at, as many of each, so that no large tumour outweighs the others."""
+"""Foreground voxels of a case that are looked at: as many of each, of a small foreground some more than once, so that
+no large tumour outweighs the others (nnU-Net's way)."""
 
 ANISOTROPIC = 3.0
 COARSE_PERCENTILE = 10.0
@@ -70,13 +71,13 @@ def case_facts(source: DataSource, case: Case) -> CaseFacts:
     image.require_same_grid(label, f"case {case.id}: image and label")
     upright = image.oriented(AXCODES)
     foreground = image.voxels[label.voxels > 0]
-    if len(foreground) > SAMPLES:
-        foreground = np.random.default_rng(0).choice(foreground, SAMPLES, replace=False)
+    if len(foreground):
+        foreground = np.random.default_rng(0).choice(foreground, SAMPLES, replace=len(foreground) < SAMPLES)
     return CaseFacts(case.id, upright.shape, upright.spacing_mm, foreground.astype(np.float32))
 
 
 def fingerprint(cases: Sequence[CaseFacts], where: str) -> Fingerprint:
-    """Put cases together; each counts alike, whatever its size.
+    """Put cases together; each that has any foreground counts alike, whatever its size.
 
     Raises:
         InputError: not one of them has any foreground; starts with ``where``.

@@ -33,6 +33,7 @@ def over_cases(
     Raises:
         InputError: cases can't be used; all are named, after the others are done.
         OSError: a worker was killed.
+        MemoryError: a case needs more than there is; names it.
     """
     results: list[Result] = []
     problems: list[str] = []
@@ -75,7 +76,14 @@ def _start_worker(make_source: MakeSource) -> None:
 
 def _work(case: Case, do: Do[Any]) -> Any:
     assert _worker_source is not None
-    return do(_worker_source, case)
+    return _named(_worker_source, case, do)
+
+
+def _named(source: DataSource, case: Case, do: Do[Any]) -> Any:
+    try:
+        return do(source, case)
+    except MemoryError as error:
+        raise MemoryError(f"case {case.id}: {error}") from None
 
 
 Submit = Callable[[Sequence[Case], Do[Any]], Iterator[Future[Any]]]
@@ -89,7 +97,7 @@ def _pool(workers: int, make_source: MakeSource, source: DataSource) -> Generato
             for case in cases:
                 future: Future[Any] = Future()
                 try:
-                    future.set_result(do(source, case))
+                    future.set_result(_named(source, case, do))
                 except InputError as error:
                     future.set_exception(error)
                 yield future

@@ -1,5 +1,7 @@
 """Prepare a data set: every case through `Preprocess` into a `Store`, in parallel, resumable."""
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -56,10 +58,11 @@ def prepare(
     if all(case.label is None for case in cases):
         raise InputError(f"source {source.name}: expected cases with labels, none of the {len(source.cases)} has any")
     (root / "cases").mkdir(parents=True, exist_ok=True)
-    settings |= {"cases": [case.id for case in cases], "plan": plan}
+    tumor = list(source.labels.tumor_classes)
+    settings |= {"cases": [case.id for case in cases], "tumor_classes": tumor, "plan": plan}
     if before != settings:
         write_json(root / "store.json", settings)
-    waiting = [case for case in cases if not store.finished(root, case, source_files(case))]
+    waiting = [case for case in cases if not store.finished(root, case, read_from(source, case))]
     do = partial(_prepare_case, preprocess=preprocess, root=root)
     over_cases("preparing", make_source, source, waiting, do, workers=workers)
     prepared = store.Store(root)
@@ -95,10 +98,12 @@ def _prepare_case(source: DataSource, case: Case, preprocess: Preprocess, root: 
         grid.require_same_grid(volume, f"case {case.id}: image and label")
         label = store.pack_label(volume, geometry, source.labels.classes)
         del volume
-    store.write_case(root, case, packed, label, geometry=geometry, source=source_files(case))
+    store.write_case(root, case, packed, label, geometry=geometry, source=read_from(source, case))
 
 
-def source_files(case: Case) -> list[list[Any]]:
-    """Names, sizes and times of a case's files: when they change, the case is prepared again."""
-    files = [*case.image, *(case.label or ())]
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+def read_from(source: DataSource, case: Case) -> str:
+    """A hash of names, sizes and times of a case's files and of how they are read: another one, and the case is
+    prepared again. What is kept with the data must not show the names, which can be a patient's.
+    """
+    files = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in (*case.image, *(case.label or ()))]
+    return hashlib.sha256(json.dumps([source.read_with, files]).encode()).hexdigest()

@@ -95,16 +95,17 @@ class Samples(Dataset[tuple[Tensor, Tensor, int]]):
             for (case, start), known in zip(self.index, self.labelled, strict=True)
         ]
 
-    def holds_rarest(self) -> np.ndarray:
-        """For each sample, whether its labels show the last class (the tumour, where there is one)."""
+    def shows_tumor(self) -> np.ndarray:
+        """For each sample, whether its labels show the store's ``tumor_classes``."""
+        tumor = list(self.store.tumor_classes)
         if self.preprocess.patch is None:
             found = [
-                known and self.store.cases[case].counts[k, -1] > 0
+                known and self.store.cases[case].counts[k, tumor].any()
                 for (case, (k, _, _)), known in zip(self.index, self.labelled, strict=True)
             ]
             return np.array(found)
         cases = {case for (case, _), known in zip(self.index, self.labelled, strict=True) if known}
-        places = {case: self._rarest(case) for case in cases}
+        places = {case: self._tumor(case) for case in cases}
         return np.array(
             [
                 known and self._within(places[case], start)
@@ -112,12 +113,11 @@ class Samples(Dataset[tuple[Tensor, Tensor, int]]):
             ]
         )
 
-    def _rarest(self, case: str) -> np.ndarray:
-        """Places of the last class, n x 3."""
-        counts, label = self.store.cases[case].counts[:, -1], self.store.slices(case)[1]
-        slices = np.flatnonzero(counts)
-        last = self.store.classes - 1
-        found = [np.insert(np.argwhere(label[int(k)] == last), 0, k, axis=1) for k in slices]
+    def _tumor(self, case: str) -> np.ndarray:
+        """Places of the tumour, n x 3."""
+        tumor, label = list(self.store.tumor_classes), self.store.slices(case)[1]
+        slices = np.flatnonzero(self.store.cases[case].counts[:, tumor].any(1))
+        found = [np.insert(np.argwhere(np.isin(label[int(k)], tumor)), 0, k, axis=1) for k in slices]
         return np.concatenate([np.zeros((0, 3), int), *found])
 
     def _within(self, places: np.ndarray, start: Shape) -> bool:
@@ -154,7 +154,7 @@ class EpochSampler(Sampler[int]):
         if self.without.any() and self.labelled.all():
             raise InputError("unlabelled_share is set, and there is no slice without labels to train on")
         if rare_share is not None and not rare.any():
-            raise InputError("rare_share is set, and no training slice shows the last class")
+            raise InputError("rare_share is set, and no training slice shows the tumour (without one: the last class)")
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""

@@ -79,11 +79,10 @@ def read_nnunet_splits(
                 raise InputError("expected cases in train and in val, got none in one of them")
             if train & val:
                 raise InputError(f"patient {min(train & val)} is both in train and in val")
-            if held_out:
-                without = tuple(sorted(drawn.get("unlabelled", ())))
-                splits.append(Split(tuple(sorted(train)), tuple(sorted(val)), tuple(sorted(held_out)), without))
-            else:
-                splits += make_splits(train | val, held_out=val, test=0, **drawn)
+            if both := (train | val).intersection(held_out):
+                raise InputError(f"patient {min(both)} is both in {'train' if both & train else 'val'} and in test")
+            parts: dict[str, Any] = {"held_out": held_out, "validation": val} if held_out else {"held_out": val}
+            splits += make_splits(train | val, test=0, **(drawn | parts))
         except InputError as error:
             raise InputError(f"{path}: fold {number}: {error}") from None
         except (KeyError, TypeError) as error:

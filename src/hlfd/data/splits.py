@@ -40,7 +40,7 @@ def make_splits(
     patients: Iterable[str],
     *,
     seed: int,
-    validation: float,
+    validation: float | Collection[str],
     test: float,
     folds: int | None = None,
     labelled: float | None = None,
@@ -52,7 +52,7 @@ def make_splits(
 
     Args:
         patients: those with labels.
-        validation, test: a share below 1, or a number of patients.
+        validation, test: a share below 1, or a number of patients; for validation also the patients themselves.
         folds: cut into this many test sets instead of one (``test`` is then not used); each patient is tested once.
         labelled: a share below 1, or a number, of training patients whose labels are used; the others join
             ``unlabelled``.
@@ -99,12 +99,12 @@ def make_splits(
     splits: list[Split] = []
     for tested in tests:
         rest = [p for p in order if p not in set(tested)]
-        n = max(count(validation), 1)
+        n = max(count(validation), 1) if isinstance(validation, float | int) else len(validation)
         if len(rest) <= n:
             raise InputError(
                 f"{len(order)} patients are too few for {len(tested)} to test, {n} to validate and one to train"
             )
-        validated = take(rest, n)
+        validated = take(rest, n) if isinstance(validation, float | int) else sorted(validation)
         train = [p for p in rest if p not in set(validated)]
         kept = len(train)
         if labelled is not None:

@@ -18,7 +18,7 @@ from hlfd.errors import InputError, unreadable
 from hlfd.io.files import write_atomic, write_json
 from hlfd.volume import Volume
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 
 
@@ -74,6 +74,7 @@ class Store:
             raise InputError(f"{root}: no prepared store here; run 'hlfd prepare' first")
         self.preprocess = Preprocess(**settings["preprocess"])
         self.classes: int = settings["classes"]
+        self.tumor_classes: tuple[int, ...] = tuple(settings["tumor_classes"])
         self.plan: dict[str, Any] | None = settings.get("plan")
         missing = [c for c in settings["cases"] if not _side(root, c).exists()]
         if missing:
@@ -200,9 +201,13 @@ def write_case(
     label: tuple[Packed, np.ndarray, int] | None,
     *,
     geometry: Geometry,
-    source: list[list[Any]],
+    source: str,
 ) -> None:
-    """Write one prepared case. The JSON file comes last: where it exists the case is whole."""
+    """Write one prepared case. The JSON file comes last: where it exists the case is whole.
+
+    Args:
+        source: stands for what the case was made from, as in `finished`.
+    """
     (packed, steps), counts, cropped_away = image, np.zeros((geometry.shape[0], 0), int), 0
     parts = {"image": packed}
     if label is not None:
@@ -225,8 +230,8 @@ def write_case(
     write_json(_side(root, case.id), {"id": case.id, **side})
 
 
-def finished(root: Path, case: Case, source: list[list[Any]]) -> bool:
-    """Whether the case has been prepared, for the same patient, from files that have not changed since."""
+def finished(root: Path, case: Case, source: str) -> bool:
+    """Whether the case has been prepared, for the same patient, from the same files, read alike."""
     if not _side(root, case.id).exists():
         return False
     found = _read_side(root, case.id)

@@ -15,11 +15,20 @@ from hlfd.labels import Labels
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """Where an image lies, as headers of another format than NIfTI say it."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class CaseFacts:
     """One case.
 
     Attributes:
         image, label: headers, for NIfTI; None for other formats and for files that can't be read.
+        grid: of the image in other formats that tell it.
         problems: what the readers said of files that can't be read, a line each.
         values, counts, anatomy: of the voxels, with ``deep``.
     """
@@ -27,6 +36,7 @@ class CaseFacts:
     case: Case
     image: nifti.Header | None = None
     label: nifti.Header | None = None
+    grid: Grid | None = None
     problems: tuple[str, ...] = ()
     values: ImageValues | None = None
     counts: LabelCounts | None = None
@@ -47,8 +57,9 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
     """Read a case. A file that can't be read is one of ``problems``."""
     problems: list[str] = []
     image, label = (_header(files, problems) for files in (case.image, case.label or ()))
+    grid = _grid(source, case) if image is None else None
     if not deep or problems or not all(_readable(header, source.name) for header in (image, label)):
-        return CaseFacts(case, image, label, tuple(problems))
+        return CaseFacts(case, image, label, grid, tuple(problems))
     values = counts = thin = anatomy = None
     try:
         voxels = _image(source, case, image)
@@ -67,7 +78,7 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
             anatomy = examine_anatomy(thin.hu, thin.affine, classes, declared)
     except (InputError, MemoryError) as error:
         problems.append(_line(error, (case.label or case.image)[0]))
-    return CaseFacts(case, image, label, tuple(problems), values, counts, anatomy)
+    return CaseFacts(case, image, label, grid, tuple(problems), values, counts, anatomy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +124,16 @@ def _header(files: tuple[Path, ...], problems: list[str]) -> nifti.Header | None
     except InputError as error:
         problems.append(str(error))
         return None
+
+
+def _grid(source: DataSource, case: Case) -> Grid | None:
+    if source.read_grid is None:
+        return None
+    try:
+        found = source.read_grid(case)
+    except InputError:  # what is wrong with the series is a finding of its own
+        return None
+    return Grid(found.shape, found.affine)
 
 
 def _readable(header: nifti.Header | None, source: str) -> bool:

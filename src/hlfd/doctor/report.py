@@ -75,7 +75,7 @@ def judge(data: DataSet) -> Report:
 
 def _summary(facts: CaseFacts) -> dict[str, Any]:
     header, values = facts.image, facts.values
-    grid = header or values
+    grid = header or facts.grid or values
     return {
         "case": facts.case.id,
         "patient": facts.case.patient,

@@ -26,7 +26,7 @@ def read_slice(path: Path) -> np.ndarray:
                 if image.mode not in ("L", "I", "I;16", "1"):
                     raise InputError(f"{path}: expected one grey channel, got mode {image.mode}")
                 pixels = np.asarray(image)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes the decoders raise anything
         raise unreadable(path, "a PNG or NPY slice", error) from None

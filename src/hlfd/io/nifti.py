@@ -88,7 +88,7 @@ def read_stored(path: Path, channel: int | None = None) -> tuple[np.ndarray, Hea
         else:
             voxels = proxy.get_unscaled()
             voxels = voxels if voxels.ndim == 3 else voxels[..., channel]
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # damaged: zlib, gzip and the system have their own errors
         raise unreadable(path, "a whole NIfTI file", error) from None

@@ -10,6 +10,10 @@ from typing import Any
 from hlfd import plugins
 from hlfd.cases import DataSource
 from hlfd.errors import InputError, unreadable
+from hlfd.io.files import jsonable
+
+_SAME_VOXELS = {"patients", "regions", "stray_segs", "unknown_spacing", "window_hu", "workers"}
+"""Options that don't change what any source reads of a case."""
 
 
 def open_source(name: str, root: Path, options: Mapping[str, Any], patient_of: str | None = None) -> DataSource:
@@ -27,6 +31,7 @@ def open_source(name: str, root: Path, options: Mapping[str, Any], patient_of: s
             data set keeps for testing and outside it.
     """
     source: DataSource = plugins.load("sources", name, root, **options)
+    source = replace(source, read_with=_read_with(name, dict(options)))
     if patient_of is None:
         return source
     patient = _from_file(Path(patient_of)) if patient_of.endswith(".json") else _from_pattern(patient_of)
@@ -37,6 +42,13 @@ def open_source(name: str, root: Path, options: Mapping[str, Any], patient_of: s
         if case.label and case.patient in test and case.id not in kept:
             raise InputError(f"{root}: patient {case.patient} has cases among the test cases, and {case.id} outside")
     return replace(source, cases=cases, test=test)
+
+
+def _read_with(name: str, options: dict[str, Any]) -> str:
+    """The plug-in's options with their defaults, so that one that is left out and its default are the same."""
+    every = plugins.defaults("sources", name) | plugins.options("sources", name, options)
+    kept = {key: value for key, value in every.items() if key not in _SAME_VOXELS}
+    return json.dumps(jsonable(kept), default=str)  # not sorted: of segments that overlap, the one named last counts
 
 
 def _from_file(path: Path) -> Callable[[str], str]:

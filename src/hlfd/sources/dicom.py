@@ -1,11 +1,11 @@
 """DICOM series in folders and zips, labels as DICOM SEG among them or as NIfTI beside them."""
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -29,6 +29,8 @@ def build(
     regions: RegionNames | None = None,
     segments: dict[str, int] | None = None,
     label_folder: Path | None = None,
+    stray_segs: Literal["refuse", "leave_out"] = "refuse",
+    several_segs: Literal["refuse", "merge"] = "refuse",
     organ: str = "kidney",
     organ_value: int = 1,
     tumor_value: int | None = 2,
@@ -47,6 +49,9 @@ def build(
         label_folder: NIfTI label maps from there alone, none from the tree. A label map goes by the name of the series'
             folder or zip, the case's id or the series' key, with or without ``_segmentation``, ``_seg``, ``_label``,
             ``_mask``.
+        stray_segs: SEG objects that refer to no series there, or to several stacks of one: an error, or left out.
+        several_segs: SEG objects of one series are read together. Where two of them mark the same voxels with one label
+            (two readers, two versions), that is an error, or both count.
         organ: the organ's name in tables, which its segment goes by too.
         organ_value, tumor_value: values in NIfTI label maps.
         ignore: further values that count as background.
@@ -68,7 +73,15 @@ def build(
     tree = _scan(root)
     series = {f"{one.patient}_{one.key}": one for one in tree.series}
     files = _nifti_labels(root, label_folder, series)
-    objects = {} if label_folder is not None else _seg_labels(tree, series)
+    refer = {} if label_folder is not None else dicom.referring(tree)
+    objects = {name: refer[one] for name, one in series.items() if one in refer}
+    used = {header.item for headers in objects.values() for header in headers}
+    stray = [] if label_folder is not None else [h.item for h in tree.segmentations if h.item not in used]
+    for item in stray if stray_segs == "refuse" else ():
+        complain(
+            f"{item}: a SEG that refers to no series here, or to several stacks of one: add the series, take it away, "
+            "or set source.stray_segs to leave_out"
+        )
     cases: list[Case] = []
     for name, one in sorted(series.items()):
         if name in files and name in objects:
@@ -78,8 +91,10 @@ def build(
             )
         label = (files[name],) if name in files else tuple(header.item.path for header in objects.get(name, ()))
         cases.append(Case(name, one.patient, one.files, tuple(dict.fromkeys(label)) or None))
-    reader = _Reader(meaning, dict(segments), series, objects)
-    return DataSource("dicom", cases, meaning, window_hu, reader.image, reader.label)
+    reader = _Reader(meaning, dict(segments), series, objects, merge=several_segs == "merge")
+    return DataSource(
+        "dicom", cases, meaning, window_hu, reader.image, reader.label, _notes(objects, stray), read_grid=reader.grid
+    )
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,14 @@ class _Reader:
     values: Mapping[str, int]
     series: Mapping[str, dicom.Series]
     objects: Mapping[str, Sequence[dicom.Header]]
+    merge: bool
 
     def image(self, case: Case) -> Volume:
         return dicom.read_volume(self.series[case.id])
+
+    def grid(self, case: Case) -> Volume:
+        dicom.require_readable(self.series[case.id])
+        return _grid(self.series[case.id])
 
     def label(self, case: Case) -> Volume:
         if case.label is None:
@@ -107,15 +127,27 @@ class _Reader:
 
     def _segments(self, case: Case, grid: Volume) -> Volume:
         voxels, found = np.zeros(grid.shape, dtype=np.uint16), False
-        parts = [dicom.read_segmentation(header, grid) for header in self.objects[case.id]]
+        headers = self.objects[case.id]
+        parts = [dicom.read_segmentation(header, grid) for header in headers]
         for name, value in self.values.items():
-            for part in parts:
-                for segment in part.segments:
-                    if segment.means(name):
-                        found = True
-                        voxels[part.mask(segment.number)] = value
-        present = sorted({f"'{segment.label}'" for part in parts for segment in part.segments})
+            marked: list[tuple[dicom.Header, np.ndarray]] = []
+            for header, part in zip(headers, parts, strict=True):
+                numbers = [segment.number for segment in part.segments if segment.means(name)]
+                if not numbers:
+                    continue
+                found, mask = True, np.zeros(grid.shape, dtype=bool)
+                for number in numbers:
+                    mask |= part.mask(number)
+                voxels[mask] = value
+                for other, before in () if self.merge else marked:
+                    if shared := int(np.count_nonzero(mask & before)):
+                        raise InputError(
+                            f"case {case.id}: '{name}' is in {other.item} and in {header.item}, {shared} voxels in "
+                            "both: expected it once; take one of them away, or set source.several_segs to merge"
+                        )
+                marked.append((header, mask))
         if not found:
+            present = sorted({f"'{segment.label}'" for part in parts for segment in part.segments})
             wanted = ", ".join(f"'{name}'" for name in self.values)
             raise InputError(f"case {case.id}: expected a segment {wanted}, its SEG has {', '.join(present)}")
         return grid.like(voxels)
@@ -146,22 +178,11 @@ def _onto(grid: Volume, label: Volume) -> Volume:
     return Volume(voxels, label.affine @ nib.orientations.inv_ornt_aff(turn, label.shape))
 
 
-def _seg_labels(tree: dicom.Tree, series: Mapping[str, dicom.Series]) -> dict[str, list[dicom.Header]]:
-    """The SEG objects that refer to each series, by the series' UID or, where that was stripped, by its slices'."""
-    by_uid: dict[str, list[str]] = defaultdict(list)
-    by_slice: dict[str, str] = {}
-    for name, one in series.items():
-        by_uid[one.key.partition("-")[0]].append(name)
-        by_slice.update(dict.fromkeys((frame.uid for frame in one.frames), name))
-    found: dict[str, list[dicom.Header]] = defaultdict(list)
-    for header in tree.segmentations:
-        names = {by_slice[reference] for reference in header.references if reference in by_slice}
-        for reference in header.references:
-            if len(by_uid.get(reference, ())) == 1:
-                names.add(by_uid[reference][0])
-        for name in sorted(names):
-            found[name].append(header)
-    return dict(found)
+def _notes(objects: Mapping[str, Sequence[dicom.Header]], stray: Sequence[dicom.Item]) -> tuple[str, ...]:
+    several = sum(len(headers) > 1 for headers in objects.values())
+    said = [f"{several} series have several SEG objects, whose segments are read together"] if several else []
+    said += [f"{len(stray)} SEG objects refer to no series here and are left out"] if stray else []
+    return tuple(said)
 
 
 def _nifti_labels(root: Path, apart: Path | None, series: Mapping[str, dicom.Series]) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """KiTS layout: ``ROOT/case_00000/imaging.nii.gz`` and ``segmentation.nii.gz``; KiTS19, KiTS21 and KiTS23."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +60,7 @@ def build(
         if image is None:
             complain(f"{folder}: has a segmentation and no imaging.nii.gz")
             continue
-        name = folder.resolve().name
+        name = os.path.basename(os.path.abspath(folder))  # not resolved: a link goes by its own name
         cases.append(Case(name, name, (image,), (label,) if label else None))
     if not cases:
         raise InputError(f"{root}: expected folders with imaging.nii.gz and {wanted}.nii.gz, found none")

@@ -23,8 +23,15 @@ _LABEL = re.compile(r"segmentation-(?P<number>\d+)\.nii(\.gz)?$")
 
 
 def recognises(root: Path) -> bool:
-    """Whether there are volumes or segmentations by number."""
-    return root.is_dir() and any(_NAME.match(path.name) or _LABEL.match(path.name) for path in root.rglob("*.nii*"))
+    """Whether there are volumes or segmentations by number, but those of data laid out otherwise: below a
+    ``dataset.json``, or with a folder ``labels`` in which label maps have the volumes' names.
+    """
+    if not root.is_dir():
+        return False
+    named = [path for path in root.rglob("*.nii*") if _NAME.match(path.name) or _LABEL.match(path.name)]
+    others = {path.parent.parent for path in named if path.parent.name == "labels" and _NAME.match(path.name)}
+    others |= {path.parent for path in root.rglob("dataset.json")} if named else set()
+    return any(others.isdisjoint(path.parents) for path in named)
 
 
 def build(

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,31 +48,12 @@ def build(
 
     The files carry no spacing: distances and volumes count pixels.
     """
-    image_folder, mask_folder = _layouts.require_folder(root) / "images", root / "masks"
-    files = [
-        p
-        for p in sorted(_layouts.require_folder(image_folder).iterdir())
-        if p.suffix in images.SUFFIXES and p.name[0] != "."
-    ]
-    if not files:
-        raise InputError(f"{image_folder}: expected case_XXXXX_slice_YYYY.png or .npy, found none")
-    patients: dict[str, list[Path]] = defaultdict(list)
-    for path in files:
-        match = _NAME.match(path.stem)
-        if match is None:
-            complain(f"{path}: expected a name like case_XXXXX_slice_YYYY{path.suffix}")
-            continue
-        patients[match["patient"]].append(path)
-    cases: list[Case] = []
-    for patient, paths in sorted(patients.items()):
-        paths.sort(key=lambda p: _layouts.by_number(p.stem))
-        masks = [next((m for s in images.SUFFIXES if (m := mask_folder / (p.stem + s)).is_file()), None) for p in paths]
-        for path, mask in zip(paths, masks, strict=True):
-            if mask is None:
-                complain(f"{path}: has no mask, expected {mask_folder / path.name}")
-        pairs = [(p, m) for p, m in zip(paths, masks, strict=True) if m]
-        if pairs:
-            cases.append(Case(patient, patient, tuple(p for p, _ in pairs), tuple(m for _, m in pairs)))
+    cases = _cases(_layouts.require_folder(root) / "images", root / "masks")
+    broken = [case.id for case in cases if gaps(case)]
+    notes: tuple[str, ...] = ()
+    if broken:
+        shown = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+        notes = (f"{len(broken)} of {len(cases)} cases lack slices ({shown}): those beside a gap count as neighbours",)
     if labels is None and regions is None:
         declared = organ_and_tumor(task, organ, organ_value, tumor_value)
     else:
@@ -93,4 +75,41 @@ def build(
             masks.append(declared.to_classes(pixels, str(mask)))
         return Volume(np.stack(masks), images.SLICE_AFFINE)
 
-    return DataSource("slices", cases, declared, window_hu, read_image, read_label)
+    return DataSource("slices", cases, declared, window_hu, read_image, read_label, notes)
+
+
+def _cases(image_folder: Path, mask_folder: Path) -> list[Case]:
+    files, drawn = _files(_layouts.require_folder(image_folder)), defaultdict[str, list[Path]](list)
+    if not files:
+        raise InputError(f"{image_folder}: expected case_XXXXX_slice_YYYY.png or .npy, found none")
+    for mask in _files(mask_folder) if mask_folder.is_dir() else []:
+        drawn[mask.stem].append(mask)
+    patients: dict[str, dict[int, tuple[Path, Path]]] = defaultdict(dict)
+    for path in files:
+        match, masks = _NAME.match(path.stem), drawn.get(path.stem, [])
+        if match is None:
+            complain(f"{path}: expected a name like case_XXXXX_slice_YYYY{path.suffix}")
+        elif len(masks) > 1:
+            complain(f"{masks[1]}: expected one mask for {path.name}, got {masks[0].name} too")
+        elif not masks:
+            complain(f"{path}: has no mask, expected {mask_folder / path.name}")
+        elif (first := patients[match["patient"]].setdefault(int(match["number"]), (path, masks[0]))[0]) != path:
+            complain(f"{path}: expected each slice once, got {first.name} too")
+    for stem in sorted(drawn.keys() - {path.stem for path in files}):
+        complain(f"{drawn[stem][0]}: has no image, expected {image_folder / drawn[stem][0].name}")
+    cases: list[Case] = []
+    for patient, numbered in sorted(patients.items()):
+        images_, masks_ = zip(*(pair for _, pair in sorted(numbered.items())), strict=True)
+        cases.append(Case(patient, patient, images_, masks_))
+    return cases
+
+
+def _files(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.suffix in images.SUFFIXES and p.name[0] != "."]
+
+
+def gaps(case: Case) -> list[tuple[int, int]]:
+    """Numbers of the slices on either side of each gap: where the next number is farther away than most are."""
+    numbers = [int(match["number"]) for path in case.image if (match := _NAME.match(path.stem))]
+    steps = np.diff(numbers)
+    return [pair for pair, step in zip(pairwise(numbers), steps, strict=False) if step > np.median(steps)]

@@ -29,6 +29,7 @@ class Panel:
     """One stack: (slices, rows, columns), what is black and white, its labels, its spacing, and boxes to draw.
 
     Attributes:
+        tumor: the classes to cut at.
         boxes: colour -> first and end voxel, of a part of the stack.
     """
 
@@ -37,6 +38,7 @@ class Panel:
     window: tuple[float, float]
     label: np.ndarray | None
     spacing_mm: Sequence[float]
+    tumor: Sequence[int]
     boxes: dict[str, tuple[Any, Any]]
 
 
@@ -58,7 +60,7 @@ def preview_store(root: Path, folder: Path, *, cases: int = 3) -> list[Path]:
     for case in _some(list(store.cases.values()), cases):
         image, label = store.slices(case.id)
         labels = None if label is None else np.asarray(label[:])
-        panel = _after(image[:], labels, case.geometry, store.preprocess)
+        panel = _after(image[:], labels, case.geometry, store.preprocess, store.tumor_classes)
         written.append(_draw(folder, case.id, [panel]))
     return written
 
@@ -72,7 +74,7 @@ def _some(things: Sequence[Any], count: int) -> list[Any]:
 
 def _before_and_after(source: DataSource, case: Case, preprocess: Preprocess) -> list[Panel]:
     image, label = source.read_image(case), None
-    geometry, upright = preprocess.geometry(image), image.oriented(AXCODES)
+    geometry, upright, tumor = preprocess.geometry(image), image.oriented(AXCODES), source.labels.tumor_classes
     prepared, labels = preprocess.prepared(image, geometry).voxels, None
     if case.label is not None:
         label = source.read_label(case)
@@ -82,13 +84,15 @@ def _before_and_after(source: DataSource, case: Case, preprocess: Preprocess) ->
     box = (np.multiply(geometry.start, ratio), np.multiply(np.add(geometry.start, geometry.shape), ratio))
     turned = None if label is None else label.oriented(AXCODES).voxels
     boxes = {_BOX: box} if geometry.shape != geometry.resampled else {}
-    before = Panel("as it is", upright.voxels, preprocess.window_hu, turned, upright.spacing_mm, boxes)
-    return [before, _after(prepared, labels, geometry, preprocess)]
+    before = Panel("as it is", upright.voxels, preprocess.window_hu, turned, upright.spacing_mm, tumor, boxes)
+    return [before, _after(prepared, labels, geometry, preprocess, tumor)]
 
 
-def _after(image: np.ndarray, label: np.ndarray | None, geometry: Geometry, preprocess: Preprocess) -> Panel:
+def _after(
+    image: np.ndarray, label: np.ndarray | None, geometry: Geometry, preprocess: Preprocess, tumor: Sequence[int]
+) -> Panel:
     spacing = [float(mm) for mm in np.linalg.norm(geometry.affine[:3, :3], axis=0)]
-    panel = Panel("as a network is shown it", image, (-1.0, 1.0), label, spacing, {})
+    panel = Panel("as a network is shown it", image, (-1.0, 1.0), label, spacing, tumor, {})
     if preprocess.patch is not None:
         window, key = preprocess.window(image.shape), _key(panel)
         starts = views.overlapping(image.shape, window)
@@ -99,11 +103,15 @@ def _after(image: np.ndarray, label: np.ndarray | None, geometry: Geometry, prep
 
 
 def _key(panel: Panel) -> tuple[int, int, int]:
-    """A voxel to cut at: in the middle of the last class in the slice that shows most of it, or of the stack."""
+    """A voxel to cut at: in the middle of the tumour, else of all that is labelled, in the slice that shows most of it.
+
+    Without labels, the middle of the stack.
+    """
     if panel.label is None or not panel.label.any():
         slices, rows, columns = panel.image.shape
         return slices // 2, rows // 2, columns // 2
-    mask = panel.label == panel.label.max()
+    tumor = np.isin(panel.label, panel.tumor)
+    mask = tumor if tumor.any() else panel.label > 0
     k = int(mask.sum((1, 2)).argmax())
     row, column = (int(np.median(places)) for places in np.nonzero(mask[k]))
     return k, row, column

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from hlfd.cases import Case, DataSource
 from hlfd.data.fingerprint import plan_on_record
-from hlfd.data.prepare import all_facts, prepare, source_files
+from hlfd.data.prepare import all_facts, prepare, read_from
 from hlfd.data.preprocess import Preprocess
 from hlfd.data.split_files import is_nnunet, read_nnunet_splits, read_splits, write_splits
 from hlfd.data.splits import Split, inner_splits, make_splits, require_distinct, tumor_volumes
@@ -107,7 +107,7 @@ class Workspace:
                 "prepare the data, the other prepared data to choose them; name a split file (split.file) instead"
             )
         train = self.split(self.recipe.folds[0]).train
-        files = {case.id: source_files(case) for case in self.cases(train)}
+        files = {case.id: read_from(self.source, case) for case in self.cases(train)}
         made_from = {"options": self.recipe.preprocess.model_dump(mode="json"), "files": files}
         return plan_on_record(
             self.recipe.folder / "plan.json",
@@ -141,6 +141,9 @@ class Workspace:
         own = section.from_source
         file, held_out = section.file or (self.source.splits if own else None), self.source.test if own else ()
         if file is not None and not is_nnunet(file):
+            for key in ("folds", "labelled", "stratify"):
+                if getattr(section, key):
+                    raise InputError(f"split.{key}: {file} says in which part everybody is; leave split.{key} out")
             return read_splits(file, self.patients, self.without_labels)
         options: dict[str, Any] = {
             **section.model_dump(include={"seed", "validation", "labelled"}),

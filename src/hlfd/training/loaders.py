@@ -26,7 +26,7 @@ class Loaders(pl.LightningDataModule):
         """Training batches, in the order that seed and epoch decide; of this process unless another is named."""
         job, training = self.job, self.job.training
         sampler = EpochSampler(
-            self.train.holds_rarest(),
+            self.train.shows_tumor(),
             samples=training.samples_per_epoch,
             rare_share=training.rare_share,
             seed=job.seed,

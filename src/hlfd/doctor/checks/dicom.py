@@ -18,6 +18,12 @@ _KINDS: dict[str, tuple[Severity, str, str, str]] = {
     "single-slice": ("warning", "A series of one slice.", "its thickness is the distance between slices", ""),
     "rescale-differs": ("note", "Slope and intercept change from slice to slice.", "each slice has its own", ""),
     "instance-order": ("note", "InstanceNumber in another order than the positions.", "positions count", ""),
+    "several-segs": (
+        "note",
+        "Several segmentation objects of one series.",
+        "read together; refused where two of them mark the same voxels with one label",
+        "source.several_segs",
+    ),
     "copies": ("note", "Slices that are there twice.", "one of each is read", ""),
     "several-series": ("note", "Series beside each other, or mixed in a folder.", "each is a case", ""),
     "set-aside": ("note", "Objects that are no CT slices.", "set aside", ""),

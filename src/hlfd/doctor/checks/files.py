@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from hlfd.doctor.facts import CaseFacts
 from hlfd.doctor.registry import WHOLE, DataSet, Found, check, check_case
+from hlfd.sources.slices import gaps
 
 REFUSED = "refused: prepare does the others, names it and stops"
 
@@ -34,6 +35,15 @@ def no_label(data: DataSet) -> Found:
     for facts in data.cases:
         if facts.case.label is None:
             yield facts.case.id, "has no label"
+
+
+@check_case("slice-gaps", "warning", "those beside a gap count as neighbours", "complete them")
+def slice_gaps(facts: CaseFacts, data: DataSet) -> Iterator[str]:
+    """Numbers missing among the slices of a case, in source slices."""
+    found = gaps(facts.case) if data.source == "slices" else []
+    if found:
+        shown = ", ".join(f"{first} to {next_}" for first, next_ in found[:3]) + (", ..." if len(found) > 3 else "")
+        yield f"{len(found)} gaps in the slices' numbers: {shown}"
 
 
 @check("unused-file", "note", "ignored", "--source NAME and its options, if they belong to the data")

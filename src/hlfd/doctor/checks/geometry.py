@@ -7,7 +7,7 @@ from nibabel.affines import obliquity
 
 from hlfd.doctor.anatomy import axes
 from hlfd.doctor.checks.files import REFUSED
-from hlfd.doctor.facts import CaseFacts, wrong_axes
+from hlfd.doctor.facts import CaseFacts, Grid, wrong_axes
 from hlfd.doctor.registry import DataSet, Found, check, check_case
 from hlfd.errors import InputError
 from hlfd.io import nifti
@@ -28,16 +28,16 @@ def _grid(header: nifti.Header) -> Volume:
     return Volume(np.broadcast_to(np.zeros((), np.uint8), header.shape[:3]), header.affine)
 
 
-def _spacing(header: nifti.Header) -> np.ndarray:
+def _spacing(header: nifti.Header | Grid) -> np.ndarray:
     return np.linalg.norm(header.affine[:3, :3], axis=0)
 
 
-def _invertible(header: nifti.Header) -> bool:
+def _invertible(header: nifti.Header | Grid) -> bool:
     linear = header.affine[:3, :3]
     return len(header.shape) >= 3 and bool(np.isfinite(header.affine).all()) and abs(np.linalg.det(linear)) > 1e-9
 
 
-def _largest_cosine(header: nifti.Header) -> float:
+def _largest_cosine(header: nifti.Header | Grid) -> float:
     """Of the angles between array axes: 0 for right angles."""
     unit = header.affine[:3, :3] / _spacing(header)
     return float(np.abs(unit.T @ unit - np.eye(3)).max())
@@ -154,7 +154,7 @@ def sheared_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 @check_case("oblique-axes", "note", "slices are cut along the array, on the axis nearest to the patient's")
 def oblique_axes(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Axes that aren't the patient's: by more than 3 degrees."""
-    header = facts.image
+    header = facts.image or facts.grid
     if header is not None and _invertible(header) and _largest_cosine(header) <= RIGHT_ANGLE:
         degrees = float(np.degrees(obliquity(header.affine)).max())
         if degrees > 3:
@@ -182,7 +182,7 @@ def unit(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 @check_case("implausible-spacing", "warning", "kept as it is", "preprocess.spacing_mm, preprocess.slice_mm")
 def implausible_spacing(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Pixels or distances between slices that no CT has."""
-    header = facts.image
+    header = facts.image or facts.grid
     if header is not None and _invertible(header):
         spacing = _spacing(header)
         if spacing.min() < 0.2 or np.sort(spacing)[1] > 6 or spacing.max() > 12:
@@ -192,22 +192,21 @@ def implausible_spacing(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 @check("spacing-outlier", "note", "kept as it is", "preprocess.spacing_mm, preprocess.slice_mm")
 def spacing_outlier(data: DataSet) -> Found:
     """A spacing far from the others': beyond Tukey's outer fences, of at least 8 cases."""
-    known = [facts for facts in data.cases if facts.image is not None and _invertible(facts.image)]
-    if len(known) < 8:
+    read = [(facts.case.id, grid) for facts in data.cases if (grid := facts.image or facts.grid) and _invertible(grid)]
+    if len(read) < 8:
         return
-    logs = np.log([_ordered(facts) for facts in known])
+    logs = np.log([_ordered(grid) for _, grid in read])
     low, high = np.percentile(logs, (25, 75), axis=0)
     reach = np.maximum(3 * (high - low), np.log(1.5))  # where all are alike, a factor of 1.5 is none
-    for facts, row in zip(known, logs, strict=True):
+    for (case, _), row in zip(read, logs, strict=True):
         for place, name in enumerate(("between slices", "in the slice")):
             if not low[place] - reach[place] <= row[place] <= high[place] + reach[place]:
                 usual = np.exp([low[place], high[place]])
-                yield facts.case.id, f"{np.exp(row[place]):.3g} mm {name}, mostly {usual[0]:.3g} to {usual[1]:.3g}"
+                yield case, f"{np.exp(row[place]):.3g} mm {name}, mostly {usual[0]:.3g} to {usual[1]:.3g}"
 
 
-def _ordered(facts: CaseFacts) -> tuple[float, float]:
+def _ordered(grid: nifti.Header | Grid) -> tuple[float, float]:
     """Spacing along the body's axis, and the mean of the others, mm."""
-    assert facts.image is not None
-    spacing = _spacing(facts.image)
-    axial = int(np.abs(facts.image.affine[2, :3]).argmax())
+    spacing = _spacing(grid)
+    axial = int(np.abs(grid.affine[2, :3]).argmax())
     return float(spacing[axial]), float(np.delete(spacing, axial).mean())

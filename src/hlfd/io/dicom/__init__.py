@@ -7,8 +7,8 @@ keys that are hashes. Only a SEG that is written holds what its source holds, as
 from hlfd.io.dicom._header import Header
 from hlfd.io.dicom._tree import Item, items
 from hlfd.io.dicom.finding import Finding, findings
-from hlfd.io.dicom.pixels import DicomImage, read_series, read_volume
-from hlfd.io.dicom.seg import Segment, Segmentation, read_seg, read_segmentation
+from hlfd.io.dicom.pixels import DicomImage, read_series, read_volume, require_readable
+from hlfd.io.dicom.seg import Segment, Segmentation, read_seg, read_segmentation, referring
 from hlfd.io.dicom.seg_writing import write_seg
 from hlfd.io.dicom.series import Series, Tree, choose, list_series, scan
 
@@ -29,6 +29,8 @@ __all__ = [
     "read_segmentation",
     "read_series",
     "read_volume",
+    "referring",
+    "require_readable",
     "scan",
     "write_seg",
 ]

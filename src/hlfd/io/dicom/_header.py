@@ -101,6 +101,7 @@ class Header:
         series: hash of the series' UID, empty if it has none.
         study: hash of the study's UID, or of what else tells that images belong together; empty if nothing does.
         patient: hash of the patient's ID, empty if it has none.
+        uid: of a segmentation: hash of its SOP instance UID, or its place if it has none.
         references: hashes of the series and of the instances a segmentation was made on.
     """
 
@@ -112,6 +113,7 @@ class Header:
     study: str = ""
     patient: str = ""
     frames: tuple[Frame, ...] = ()
+    uid: str = ""
     references: frozenset[str] = frozenset()
 
 
@@ -148,15 +150,15 @@ def _header(item: Item, data: Any) -> Header | None:
         "study": hashed(together, 10) if (together := study or str(data.get("FrameOfReferenceUID") or "")) else "",
         "patient": hashed(f"patient {data.PatientID}", 10) if data.get("PatientID") else "",
     }
+    uid = hashed(str(data.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or item), 16)
     if sop_class in SEG:
-        return Header(item, "seg", "SEG", references=_references(data), **common)
+        return Header(item, "seg", "SEG", uid=uid, references=_references(data), **common)
     if sop_class in CT and not (data.get("Rows") and data.get("Columns")):
         return Header(item, "damaged", "has no Rows and Columns", **common)
     if modality != "CT" or (sop_class and sop_class not in CT):
         what = "CT that is no CT image" if modality == "CT" else modality or "no modality"
         return Header(item, "aside", what, **common)
-    uid = str(data.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or item)
-    return Header(item, "image", "CT", frames=tuple(frames_of(item, data, hashed(uid, 16))), **common)
+    return Header(item, "image", "CT", frames=tuple(frames_of(item, data, uid)), **common)
 
 
 def frames_of(item: Item, data: Any, uid: str) -> list[Frame]:

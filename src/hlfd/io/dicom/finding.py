@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hlfd.io.dicom.pixels import problems
+from hlfd.io.dicom.seg import referring
 from hlfd.io.dicom.series import scan
 
 
@@ -14,7 +15,7 @@ class Finding:
     Attributes:
         code: ``damaged-file``, ``no-position``, ``duplicate-position``, ``missing-slices``, ``unequal-spacing``,
             ``off-grid``, ``no-rescale``, ``not-hu`` (errors); ``gantry-tilt``, ``instance-order``, ``rescale-differs``,
-            ``single-slice``, ``copies``, ``several-series``, ``set-aside`` (read all the same).
+            ``single-slice``, ``copies``, ``several-segs``, ``several-series``, ``set-aside`` (read all the same).
         series: the series' key; empty for the tree as a whole.
         text: what was found, where, and what is done about it.
         error: the series can't be read.
@@ -33,12 +34,15 @@ def findings(path: Path) -> list[Finding]:
         InputError: as `scan`.
     """
     tree = scan(path)
-    found: list[Finding] = []
+    objects, found = referring(tree), list[Finding]()
     for series in tree.series:
         found += [Finding(problem.code, series.key, problem.text, problem.error) for problem in problems(series)]
         if series.copies:
             text = f"{series.copies} slices are there twice: one of each is read"
             found.append(Finding("copies", series.key, text, False))
+        if len(objects.get(series, ())) > 1:
+            text = f"{len(objects[series])} SEG objects refer to it: their segments are read together"
+            found.append(Finding("several-segs", series.key, text, False))
     belonging = {text for series in tree.series for text in series.damaged}
     found += [Finding("damaged-file", "", text, True) for text in tree.damaged if text not in belonging]
     if len(tree.series) > 1:

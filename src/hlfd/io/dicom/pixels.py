@@ -1,5 +1,6 @@
 """A CT series as a volume in HU."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,8 @@ def read_series(path: Path, series: str | None = None) -> DicomImage:
 
 def read_volume(series: Series) -> Volume:
     """The voxels of a series that `list_series` found; see `read_series`. HU, float32, (columns, rows, slices)."""
-    for problem in problems(series):
-        if problem.error:
-            raise InputError(f"series {series.key}: {problem.text}")
+    require_readable(series)
     columns, rows, slices = series.shape
-    if columns * rows * slices > MAX_VOXELS:
-        raise InputError(f"series {series.key}: claims {series.shape} voxels, refused above {MAX_VOXELS}")
     voxels = np.empty((slices, rows, columns), dtype=np.float32)
     wanted: dict[Item, list[tuple[Frame, int]]] = defaultdict(list)
     for k, frame in enumerate(series.frames):
@@ -76,6 +73,15 @@ def read_volume(series: Series) -> Volume:
     for item, file in opened(sorted(wanted, key=in_order)):
         _read_object(item, file, wanted[item], voxels)
     return Volume(voxels.transpose(2, 1, 0), series.affine)
+
+
+def require_readable(series: Series) -> None:
+    """Raise `InputError` for a series whose headers say that `read_volume` would refuse it."""
+    for problem in problems(series):
+        if problem.error:
+            raise InputError(f"series {series.key}: {problem.text}")
+    if math.prod(series.shape) > MAX_VOXELS:
+        raise InputError(f"series {series.key}: claims {series.shape} voxels, refused above {MAX_VOXELS}")
 
 
 def problems(series: Series) -> list[_geometry.Problem]:

@@ -1,5 +1,6 @@
 """DICOM SEG in: segments with their names, and their masks on the grid of an image."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from hlfd.io.dicom._geometry import LPS_TO_RAS, OFF_MM
 from hlfd.io.dicom._header import Frame, Header, frames_of
 from hlfd.io.dicom._library import library, quiet
 from hlfd.io.dicom._tree import Item, opened, read_bytes
-from hlfd.io.dicom.series import scan
+from hlfd.io.dicom.series import Series, Tree, scan
 from hlfd.volume import Volume
 
 
@@ -99,6 +100,25 @@ def read_segmentation(header: Header, grid: Volume) -> Segmentation:
         except Exception as error:  # a damaged object makes pydicom raise anything, and quote it
             raise InputError(f"{item}: expected a whole DICOM SEG, it can't be read ({type(error).__name__})") from None
     raise AssertionError
+
+
+def referring(tree: Tree) -> dict[Series, list[Header]]:
+    """The SEG objects made on each series, by the series' UID or, where that was stripped, by its slices'.
+
+    One that refers to no series, or to several stacks under one UID, is in none of the lists.
+    """
+    by_uid: dict[str, list[Series]] = defaultdict(list)
+    by_slice: dict[str, Series] = {}
+    for series in tree.series:
+        by_uid[series.key.partition("-")[0]].append(series)
+        by_slice.update(dict.fromkeys((frame.uid for frame in series.frames), series))
+    found: dict[Series, list[Header]] = defaultdict(list)
+    for header in tree.segmentations:
+        those = {by_slice[reference] for reference in header.references if reference in by_slice}
+        those |= {stacks[0] for uid, stacks in by_uid.items() if uid in header.references and len(stacks) == 1}
+        for series in those:
+            found[series].append(header)
+    return dict(found)
 
 
 def _read(item: Item, file: IO[bytes], grid: Volume) -> Segmentation:

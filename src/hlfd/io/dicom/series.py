@@ -78,7 +78,7 @@ class Tree:
 
     Attributes:
         series: CT series, by key.
-        segmentations: headers of SEG objects.
+        segmentations: headers of SEG objects, each once.
         aside: how many objects of which other kind.
         damaged: files that are DICOM by name or content and can't be read, with the reason.
     """
@@ -127,8 +127,11 @@ def scan(path: Path, advance: Advance | None = None) -> Tree:
         if kept:
             found += _series(kept, damaged)
     found.sort(key=lambda series: series.key)
-    segmentations = tuple(header for header in headers if header.kind == "seg")
-    return Tree(tuple(found), segmentations, aside, tuple(f"{h.item} {h.what}" for h in damaged))
+    segmentations: dict[str, Header] = {}
+    for header in headers:
+        if header.kind == "seg":
+            segmentations.setdefault(header.uid, header)
+    return Tree(tuple(found), tuple(segmentations.values()), aside, tuple(f"{h.item} {h.what}" for h in damaged))
 
 
 def list_series(path: Path) -> list[Series]:
