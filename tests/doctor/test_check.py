@@ -62,6 +62,19 @@ def test_wrong_arguments_give_exit_code_2(hlfd, sound: Path, monkeypatch, argume
     assert "Traceback" not in ended.err
 
 
+def test_two_plain_folders(hlfd, sound: Path):
+    for case in sorted(sound.iterdir()):
+        for folder, name in (("ct", "imaging"), ("masks", "segmentation")):
+            (sound / folder).mkdir(exist_ok=True)
+            (case / f"{name}.nii.gz").rename(sound / folder / f"{case.name}.nii.gz")
+        case.rmdir()
+    ended = hlfd("check", sound, "labels={kidney: 1, tumor: 2}", "--images", "ct", "--labels", "masks", "--workers", 1)
+    assert ended.code == 0
+    assert "source pairs, 3 cases, 3 with labels" in " ".join(ended.out.split())
+    ended = hlfd("check", sound, "--source", "kits", "--images", "ct")
+    assert (ended.code, "are of source pairs, got --source kits" in ended.err) == (2, True)
+
+
 def test_worst_first_in_table_and_json(hlfd, sound: Path, tmp_path: Path):
     spoil(sound)
     ended = hlfd("check", sound, "--deep", "--json", tmp_path / "out" / "found.json", "--workers", 1)

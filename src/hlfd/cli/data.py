@@ -1,11 +1,12 @@
 """Data: check it, prepare it, look at it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hlfd.cli._app import Overrides, RecipeFile, Workers, app
+from hlfd.errors import InputError
 
 
 @app.command()
@@ -18,6 +19,10 @@ def check(
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="What reads it, see 'hlfd list sources'. Default: as it looks.")
     ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Of two plain folders matched by name: the volumes, below ROOT.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="DIR", help="The label maps that go with --images.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read the voxels too, not only the headers.")] = False,
     against: Annotated[
         Path | None,
@@ -34,11 +39,16 @@ def check(
     from hlfd.doctor.table import report_table
     from hlfd.io.files import write_json
 
-    values = {}
+    values: dict[str, Any] = {}
     if options:
         from hlfd.study.describe import read_options  # imports torch, which nothing else here needs
 
         values = read_options(options)
+    if images is not None or labels is not None:
+        if source not in (None, "pairs"):
+            raise InputError(f"--images, --labels: are of source pairs, got --source {source}")
+        source, folders = "pairs", {"images": images, "label_files": labels}
+        values |= {key: folder for key, folder in folders.items() if folder is not None}
     found = check_root(root, source, values, deep=deep, against=against, workers=workers)
     if json is not None:
         write_json(json, found.document())
