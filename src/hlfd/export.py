@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -19,7 +20,8 @@ from hlfd.evaluation.results import read_evaluation
 from hlfd.exporters._exported import Exported, hashes, side_path
 from hlfd.exporters._graph import Graph, Precision, Run, ready
 from hlfd.inference import predict
-from hlfd.io.files import write_json
+from hlfd.inference.predictor import NotFiniteError
+from hlfd.io.files import require_writable, write_json
 from hlfd.loading import load
 from hlfd.segmenter import Segmenter
 from hlfd.verification import Evidence, Verified, phantom, verify, watched
@@ -29,7 +31,11 @@ TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 """The disagreement with PyTorch that is accepted unless another is given, see `Verified.disagreement`."""
 
 
-class NotTheSameError(RuntimeError):
+class ExportError(RuntimeError):
+    """A runtime failed on the model, or no export is good enough; nothing was written."""
+
+
+class NotTheSameError(ExportError):
     """An export disagrees with PyTorch by more than the tolerance; nothing was written."""
 
 
@@ -69,8 +75,9 @@ def export(
         evaluation: content of an ``evaluation.json``, for a bundle's model card: its means alone are used.
 
     Raises:
-        InputError: no such format or precision, a network that can't be written.
+        InputError: no such format or precision, a network that can't be written, a folder that can't be.
         NotTheSameError: the disagreement is larger than the tolerance; what was at ``path`` before is still there.
+        ExportError: the runtime failed; what was at ``path`` before is still there.
     """
     name, checked = format_of(path, to), precision_of(precision)
     plugin = plugins.module("exporters", name)
@@ -84,8 +91,8 @@ def export(
             raise InputError(f"{path}: holds other files than a bundle's; expected a new folder, or an older bundle")
     evidence = evidence or phantom(model)
     limit = TOLERANCE[checked] if tolerance is None else tolerance
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+    require_writable(path.parent)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder, one_line(str(path)):
         draft = Path(folder) / path.name
         described = _write(plugin, model, draft, checked, evidence, evaluation)
         run: Run = plugin.open_file(draft)
@@ -100,6 +107,18 @@ def export(
             write_json(side_path(draft), described | {"verified": verified.as_json()})
         move(draft, path)
     return Done(path, verified, described["size"])
+
+
+@contextmanager
+def one_line(what: str) -> Generator[None]:
+    """Each runtime has exceptions of its own, of many lines: they become an `ExportError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InputError | OSError | ExportError) and not isinstance(error, NotFiniteError):
+            raise
+        kind = "" if isinstance(error, NotFiniteError) else f"{type(error).__name__}: "
+        raise ExportError(f"{what}: not written, {kind}{' '.join(str(error).split())[:300]}") from error
 
 
 def format_of(path: Path, to: str = "") -> str:

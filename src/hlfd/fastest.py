@@ -12,9 +12,9 @@ import torch
 
 from hlfd import plugins
 from hlfd.errors import InputError
-from hlfd.export import NotTheSameError, export, images_of, move
+from hlfd.export import ExportError, export, images_of, move, one_line
 from hlfd.exporters._graph import Precision, Run, ready
-from hlfd.io.files import write_json
+from hlfd.io.files import require_writable, write_json
 from hlfd.segmenter import Segmenter
 from hlfd.verification import Evidence, Verified, phantom
 
@@ -86,11 +86,13 @@ def fastest(
         threads: of every runtime; None: as many as torch has.
 
     Raises:
-        InputError: none is good enough.
+        InputError: a folder that can't be written, volumes that can't be read.
+        ExportError: none is good enough.
     """
     evidence = evidence or phantom(model)
     threads = threads or torch.get_num_threads()
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder)
+    images = np.concatenate(images_of(model, evidence, BATCH))
     with tempfile.TemporaryDirectory(prefix=".auto-", dir=folder) as temporary:
         runs: dict[str, Run] = {"pytorch": _pytorch(model)}
         found: dict[str, Candidate] = {"pytorch": Candidate("pytorch", loss=0.0)}
@@ -100,8 +102,11 @@ def fastest(
             path = Path(temporary) / name.replace(" ", "-") / f"model{plugin.SUFFIX}"
             try:
                 done = export(model, path, precision=precision, evidence=evidence, tolerance=1.0)
-            except (InputError, NotTheSameError) as error:
-                found[name] = Candidate(name, problem=str(error))
+                with one_line(name):
+                    run = plugin.open_file(path, threads)
+                    run(images)
+            except (InputError, ExportError) as error:
+                found[name] = Candidate(name, problem=str(error).removeprefix(f"{path}: "))
                 continue
             loss = done.verified.dice_loss
             loss = done.verified.disagreement if loss is None else max(loss, 0.0)
@@ -110,15 +115,14 @@ def fastest(
             found[name] = Candidate(
                 name, loss=loss, mib=mib, problem="" if good else f"loses more than {max_dice_loss:g}"
             )
-            runs[name], files[name] = plugin.open_file(path, threads), (path, done.verified)
-        images = np.concatenate(images_of(model, evidence, BATCH))
+            runs[name], files[name] = run, (path, done.verified)
         for name, ms in _ms_per_image(runs, images, threads).items():
             found[name] = replace(found[name], ms=ms)
         order = sorted(found.values(), key=lambda c: (bool(c.problem), c.ms if c.ms is not None else np.inf))
         chosen = next((c.name for c in order if c.name in files and not c.problem), None)
         if chosen is None:
             problems = "; ".join(f"{c.name}: {c.problem}" for c in order if c.problem)
-            raise InputError(f"{folder}: nothing written, no export is good enough: {problems}")
+            raise ExportError(f"{folder}: nothing written, no export is good enough: {problems}")
         draft, verified = files[chosen]
         move(draft, folder / draft.name)
     choice = Choice(folder / draft.name, chosen, tuple(order), threads, verified)

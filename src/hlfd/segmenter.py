@@ -126,7 +126,7 @@ class Segmenter:
             if not needed.is_file():
                 raise InputError(f"{needed}: no such file; expected a folder with model.json and model.safetensors")
         for other in sorted(folder.iterdir()):
-            if other.suffix in PICKLES:
+            if other.suffix.lower() in PICKLES:
                 raise InputError(
                     f"{other}: refused, a pickle can run code when it is read; expected model.json and "
                     "model.safetensors alone in a model folder"

@@ -1,11 +1,13 @@
 """hlfd benchmark: what is measured is there, is of the right thing, and reads in 80 columns."""
 
+import hashlib
 import importlib.util
 import io
 import json
 import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,24 @@ def test_a_way_that_fails_leaves_the_others(student: Path, monkeypatch: pytest.M
     assert found["models"][0]["left_out"] == {"channels_last": "RuntimeError: no such kernel"}
 
 
+def test_a_way_whose_file_can_not_be_written_leaves_the_others(student: Path, monkeypatch: pytest.MonkeyPatch):
+    def write(way, *_):
+        raise RuntimeError("no such\nkernel")
+
+    monkeypatch.setattr(ways, "write", lambda way, *rest: write(way) if way.exporter else None)
+    found = benchmark([student], Settings(("eager", "onnxruntime"), (1,), (1,), 1, size=32))
+    assert [way["way"] for way in found["models"][0]["ways"]] == ["eager"]
+    assert found["models"][0]["left_out"] == {"onnxruntime": "RuntimeError: no such kernel"}
+
+
+def test_a_volume_is_not_called_by_its_name(student: Path, tmp_path: Path):
+    path = tmp_path / "Doe_Jane.nii.gz"
+    nib.save(nib.Nifti1Image(make_patient(0, 0, organ="kidney", size=32)[0].voxels, np.eye(4)), path)
+    found = benchmark([student], Settings(("eager",), (1,), (1,), 1, volume=path))
+    assert found["volume"]["said"] == f"CT {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    assert "Doe" not in json.dumps(found)
+
+
 @pytest.mark.parametrize(
     ("dims", "preprocess", "image", "channels"),
     [(2, {"neighbours": 1}, [32, 32], 3), (3, {"patch": (16, 32, 32)}, [16, 32, 32], 1)],
@@ -207,9 +227,18 @@ def test_names():
         (("MODEL", "--threads", "0"), "--threads: expected numbers of 1 or more, got 0"),
         (("MODEL", "--plot", "a.pdf"), "a.pdf: expected a name that ends in .png or .svg"),
         (("MODEL", "--volume", "gone.nii.gz"), "gone.nii.gz: no such file"),
+        (("MODEL", "--json", "FILE/b.json"), "can't be written: "),
+        (("MODEL", "--plot", "FILE/b.png"), "can't be written: "),
+        (("MODEL", "--json", "FOLDER"), "is a folder, expected the name of a file"),
     ],
 )
-def test_mistakes(hlfd, student: Path, arguments: tuple[str, ...], words: str):
+def test_mistakes(
+    hlfd, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+):
+    (tmp_path / "file").touch()
+    if "can't be written" in words or "is a folder" in words:
+        monkeypatch.setattr(run, "benchmark", lambda *_: pytest.fail("found out after the work"))
+    arguments = tuple(a.replace("FILE", str(tmp_path / "file")).replace("FOLDER", str(tmp_path)) for a in arguments)
     ended = hlfd("benchmark", *(student if a == "MODEL" else a for a in arguments))
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert words in ended.err

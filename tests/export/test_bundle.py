@@ -138,6 +138,17 @@ def test_metadata_that_is_wrong_fails(bundle, tmp_path, monkeypatch):
         verify_metadata(meta_file=META, filepath=SCHEMA)
 
 
+def test_our_schema_asks_for_what_monais_asks_for(bundle):
+    """Of meta_schema_20240725.json, to which the bundle's metadata refers."""
+    asked = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"}
+    asked |= {"task", "description", "authors", "copyright", "network_data_format"}
+    of_tensors = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
+    schema = json.loads((bundle / SCHEMA).read_text())
+    assert asked <= set(schema["required"]) and of_tensors <= set(schema["$defs"]["tensor"]["required"])
+    known = json.loads((bundle / META).read_text())
+    assert asked <= known.keys() and known["schema"].endswith("meta_schema_20240725.json")
+
+
 def test_what_is_in_it(bundle, trained):
     files = {str(p.relative_to(bundle)) for p in bundle.rglob("*") if p.is_file()}
     assert files == {

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from hlfd import fastest, verification
-from hlfd.errors import InputError
+from hlfd import fastest, plugins, verification
+from hlfd.export import ExportError
 from hlfd.fastest import fastest as choose
 from hlfd.io import nifti
 from hlfd.volume import Volume
@@ -129,6 +129,65 @@ def test_auto_leaves_out_what_loses_too_much(trained, evidence, quick, tmp_path,
     assert out.problem == "loses more than 0.05" and out.ms is not None
     assert choice.path.exists() and all(c.ms > 0 for c in choice.candidates)
     monkeypatch.setattr(Verified, "dice_loss", property(lambda self: 0.1))
-    with pytest.raises(InputError, match=r"nothing written, no export is good enough: .*loses more than 0.05"):
+    with pytest.raises(ExportError, match=r"nothing written, no export is good enough: .*loses more than 0.05"):
         choose(trained, tmp_path / "none", max_dice_loss=0.05, evidence=evidence, threads=1)
     assert not list((tmp_path / "none").iterdir())
+
+
+def failing(*_, **__):
+    raise RuntimeError("Load model failed:\n  no such kernel")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "function", "arguments"),
+    [
+        ("onnx", "trace_onnx", ("a.onnx",)),
+        ("onnx", "_quantise", ("a.onnx", "--precision", "int8")),
+        ("openvino", "trace_onnx", ("a.xml",)),
+        ("onnx", "open_file", ("a.onnx",)),
+    ],
+)
+def test_a_runtime_that_fails_is_one_line(hlfd, plugin, function, arguments, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins.module("exporters", plugin), function, failing)
+    folder = trained.save(tmp_path / "model")
+    path = tmp_path / arguments[0]
+    ended = hlfd("export", folder, "-o", path, *arguments[1:])
+    assert ended.code == 1
+    expected = f"hlfd: {path}: not written, RuntimeError: Load model failed: no such kernel"
+    assert ended.err.splitlines()[-1] == expected and "Traceback" not in ended.err
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("part", ["_quantise", "run"])
+def test_auto_goes_on_after_one_that_fails(hlfd, part, trained, quick, tmp_path, monkeypatch):
+    onnx = plugins.module("exporters", "onnx")
+    if part == "run":  # it fails at last, with the threads that are asked for
+        opened = onnx.open_file
+        monkeypatch.setattr(onnx, "open_file", lambda path, threads=None: failing if threads else opened(path))
+    else:
+        monkeypatch.setattr(onnx, part, failing)
+    folder = trained.save(tmp_path / "model")
+    ended = hlfd("export", folder, "--auto", "-o", tmp_path / "all", "--threads", 1, "--max-dice-loss", 1)
+    assert ended.code == 0, ended.err
+    known = {c["name"]: c for c in json.loads((tmp_path / "all" / "auto.json").read_text())["candidates"]}
+    problem = known["onnx int8"]["problem"]
+    assert problem.endswith("not written, RuntimeError: Load model failed: no such kernel") and "/" not in problem
+    assert problem in " ".join(ended.out.split()) and known["torchscript fp32"]["ms"] > 0
+    assert bool(known["onnx fp32"]["problem"]) == (part == "run")
+
+
+def test_auto_with_nothing_good_enough(hlfd, trained, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(fastest, "CANDIDATES", (("onnx", "fp32"),))
+    monkeypatch.setattr(plugins.module("exporters", "onnx"), "open_file", failing)
+    ended = hlfd("export", trained.save(tmp_path / "model"), "--auto", "-o", tmp_path / "all")
+    assert ended.code == 1
+    assert "nothing written, no export is good enough: onnx fp32: not written" in ended.err.splitlines()[-1]
+
+
+def test_a_target_that_can_not_be_written(hlfd, trained, tmp_path):
+    (tmp_path / "file").touch()
+    folder = trained.save(tmp_path / "model")
+    for arguments in (("-o", tmp_path / "file" / "a.onnx"), ("--auto", "-o", tmp_path / "file" / "all")):
+        ended = hlfd("export", folder, *arguments)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert "can't be written" in ended.err

@@ -120,7 +120,7 @@ def test_what_is_no_model(tmp_path):
     refused(tmp_path, "a MONAI bundle, which MONAI runs")
 
 
-@pytest.mark.parametrize("name", ["model.pt", "weights.pkl", "last.ckpt", "net.pth"])
+@pytest.mark.parametrize("name", ["model.pt", "weights.pkl", "last.ckpt", "NET.PTH"])
 def test_a_pickle_in_a_model_folder_is_refused(name, trained, tmp_path):
     folder = trained.save(tmp_path)
     (folder / name).write_bytes(b"")

@@ -105,10 +105,15 @@ def test_everything_of_one_image(hlfd, model: Path, images: Path, tmp_path: Path
 
     written = json.loads(report.read_text())
     (case,) = written["images"]
-    assert (case["name"], case["outcome"], case["shape"]) == ("case_0", "done", [5, 24, 20])
+    key = hashlib.sha256(image.read_bytes()).hexdigest()[:8]
+    assert (case["key"], case["outcome"], case["shape"]) == (key, "done", [5, 24, 20])
+    assert json.loads((out / "case_0.json").read_text())["case"] == key
+    for text in (report.read_text(), (out / "case_0.json").read_text()):
+        assert "case_0" not in text and str(tmp_path) not in text
     assert {"read", "prepare", "network", "labels", "write"} <= case["seconds"].keys()
     assert all(seconds >= 0 for seconds in case["seconds"].values())
-    assert case["files"]["case_0.nii.gz"] == hashlib.sha256((out / "case_0.nii.gz").read_bytes()).hexdigest()
+    assert case["files"].keys() == {"labels", "statistics", "preview", "probabilities"}
+    assert case["files"]["labels"] == hashlib.sha256((out / "case_0.nii.gz").read_bytes()).hexdigest()
     assert written["model"]["files"].keys() == {"model.json", "model.safetensors"}
     assert written["peak_memory_mib"] > 50 and written["versions"]["torch"] == torch.__version__
 
@@ -130,6 +135,70 @@ def test_a_folder_and_each_label_in_a_file_of_its_own(hlfd, model: Path, images:
 def test_folders_as_kits_has_them(hlfd, model: Path, kits_root: Path, tmp_path: Path):
     assert hlfd("predict", "-m", model.parent, "-i", kits_root, "-o", tmp_path / "out").code == 0
     assert files(tmp_path / "out") == [f"case_{i:05}.nii.gz" for i in range(3)]
+
+
+def test_what_is_passed_over_is_said_and_what_can_be_taken_is(hlfd, model: Path, images: Path, tmp_path: Path):
+    """Capitals, folders beside bare files, links that lead nowhere, folders that hold too many."""
+    (images / "case_2.nii.gz").rename(images / "LOUD.NII.GZ")
+    save(images / "patient" / "imaging.nii.gz", hu(4))
+    save(images / "patient" / "segmentation.nii.gz", hu(5))
+    save(images / "two" / "a.nii.gz", hu(6))
+    save(images / "two" / "b.nii.gz", hu(7))
+    (images / "notes.txt").write_text("no image")
+    (images / "lost.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (images / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(images / "pipe")  # whoever opens it waits for ever
+    ended = hlfd("predict", "-m", model, "-i", images, "-o", tmp_path / "out")
+    told(ended, 1, "2 of 6 images failed")
+    assert files(tmp_path / "out") == [f"{name}.nii.gz" for name in ("LOUD", "case_0", "case_1", "patient")]
+    said = [line for line in ended.err.splitlines() if line.startswith("hlfd: ")]
+    assert said[0] == f"hlfd: {images}: passed over, no image or several in a folder: notes.txt, pipe, two"
+    assert f"{images / 'lost.nii.gz'}: " in said[1] and f"{images / 'gone'}: no such file or folder" in said[2]
+
+
+def test_results_called_after_the_content(hlfd, model: Path, images: Path, tmp_path: Path):
+    keys = sorted(hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in images.iterdir())
+    command = ("predict", "-m", model, "-i", images, "-o", tmp_path / "out", "--hashed-names")
+    ended = hlfd(*command)
+    assert ended.code == 0, ended.err
+    assert files(tmp_path / "out") == [f"{key}.nii.gz" for key in keys]
+    assert "case_" not in ended.out + ended.err
+    assert hlfd(*command, "--continue").out == ""
+    told(hlfd(*command[:5], "-o", images, "--hashed-names"), 2, "holds images to segment; choose another output")
+
+
+def test_a_network_that_gives_no_numbers_is_refused(hlfd, threshold, images: Path, tmp_path: Path, monkeypatch):
+    broken = threshold(Preprocess(window_hu=(-200.0, 300.0)), 50)
+    with torch.no_grad():
+        broken.network.network.conv.bias[0] = torch.nan
+    monkeypatch.setattr("hlfd.cli.use._load", lambda path, threads: broken)
+    (tmp_path / "model").mkdir()
+    ended = hlfd("predict", "-m", tmp_path / "model", "-i", images / "case_1.nii", "-o", tmp_path / "out")
+    told(ended, 2, f"{images / 'case_1.nii'}: expected finite logits of the network, it gives NaN or infinity")
+    assert files(tmp_path / "out") == []
+
+
+def test_a_failure_of_a_runtime_names_the_image(hlfd, model: Path, images: Path, tmp_path: Path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such\nkernel")
+
+    monkeypatch.setattr("hlfd.inference.predictor.Predictor._one", fail)
+    arguments = ("predict", "-m", model, "-o", tmp_path / "out", "-i")
+    words = f"{images / 'case_1.nii'}: RuntimeError: no such kernel"
+    told(hlfd(*arguments, images / "case_1.nii"), 1, words)
+    assert f"hlfd: {words}" in hlfd(*arguments, images).err.splitlines()
+
+
+def test_a_report_replaces_a_report_and_nothing_else(hlfd, model: Path, images: Path, tmp_path: Path):
+    report = tmp_path / "r.json"
+    command = ("predict", "-m", model, "-i", images / "case_1.nii", "-o", tmp_path / "out", "--report", report)
+    for foreign in ("{}", "no JSON", "[1]"):
+        report.write_text(foreign)
+        told(hlfd(*command), 2, f"--report: {report} is there and no report of hlfd predict")
+        assert report.read_text() == foreign
+    report.unlink()
+    assert hlfd(*command).code == 0
+    assert hlfd(*command).code == 0
 
 
 @pytest.mark.parametrize("name", ["labels.nii", "labels.nii.gz"])
@@ -290,7 +359,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_part(model: Path, tmp_path:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
+    assert process.returncode == 130
     assert "Traceback" not in errors
     assert "what is finished stays" in errors
     done = files(out)

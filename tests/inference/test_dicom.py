@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import highdicom
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -18,6 +19,7 @@ from hlfd.io import dicom, nifti
 
 HU = 49.5  # between two whole HU: no voxel is a tie
 SHAPE = (20, 18, 9)
+MR = "1.2.840.10008.5.1.4.1.1.4"
 TURN = Rotation.from_rotvec([0.3, -0.2, 0.5]).as_matrix()
 GEOMETRIES = {
     "plain": ct_affine(),
@@ -133,19 +135,52 @@ def test_several_series(hlfd, model: Path, tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == sorted(f"{key}.nii.gz" for key in keys)
 
 
+def test_all_series_of_a_folder_with_a_broken_one_in_it(hlfd, model: Path, tmp_path: Path):
+    for number in (1, 2):
+        write_series(tmp_path / "in" / "a", scene(number), series=f"1.2.3.{number}", name=f"{number}-{{n}}.dcm")
+    write_series(tmp_path / "in" / "b", scene(3), series="1.2.3.3", Modality="MR", SOPClassUID=MR)
+    (tmp_path / "in" / "c").mkdir()
+    (tmp_path / "in" / "c" / "lost.dcm").symlink_to(tmp_path / "nowhere.dcm")
+    (tmp_path / "in" / "d").mkdir()
+    (tmp_path / "in" / "d" / "lost").symlink_to(tmp_path / "nowhere")
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out", "--series", "all")
+    assert ended.code == 1
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    said = [line for line in ended.err.splitlines() if line.startswith("hlfd: ")]
+    assert "passed over" in said[0] and said[0].endswith(": c, d")
+    assert f"{tmp_path / 'in' / 'b'}: expected a CT series, got only other DICOM objects" in said[1]
+    assert "1 of 3 images failed" in said[-1]
+
+
+def test_dicom_and_nifti_in_one_folder(hlfd, model: Path, tmp_path: Path):
+    """Both are taken; in a folder of a folder, which is one image, the series is, and the rest is said."""
+    write_series(tmp_path / "in", scene(), series="1.2.3.1")
+    nib.save(nib.Nifti1Image(scene(1), np.eye(4)), tmp_path / "in" / "plain.nii.gz")
+    series = dicom.list_series(tmp_path / "in")[0].key
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([f"{series}.nii.gz", "plain.nii.gz"])
+    (tmp_path / "root").mkdir()
+    (tmp_path / "in").rename(tmp_path / "root" / "a")
+    ended = hlfd("predict", "-m", model, "-i", tmp_path / "root", "-o", tmp_path / "one")
+    assert ended.code == 0, ended.err
+    assert [p.name for p in (tmp_path / "one").iterdir()] == [f"{series}.nii.gz"]
+    assert "several in a folder: a/plain.nii.gz" in ended.err
+
+
 def test_one_series_twice(hlfd, model: Path, tmp_path: Path):
     write_series(tmp_path / "in" / "a", scene())
     shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
     ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out")
     assert ended.code == 1
-    assert "is there twice: the same series as in another input" in ended.err
+    assert "is there twice: the same series or file in another input" in ended.err
 
 
 @pytest.mark.parametrize(
     ("tags", "skip", "words"),
     [
         ({}, (4,), "1 missing slice: 5.00 mm between"),
-        ({"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, (), "expected a CT series, got only other"),
+        ({"Modality": "MR", "SOPClassUID": MR}, (), "expected a CT series, got only other"),
     ],
 )
 def test_a_series_that_can_not_be_used(hlfd, model: Path, tmp_path: Path, tags, skip, words):
@@ -171,6 +206,11 @@ def test_a_real_series(hlfd, model: Path, tmp_path: Path, shared_data: Path):
     there, here = points_of_seg(seg), points_of_nifti(labels)
     assert len(there) == len(here) > 1000
     np.testing.assert_allclose(there.mean(0), here.mean(0), atol=0.1)
+    volume = highdicom.seg.segread(seg).get_volume(segment_numbers=[1])
+    affine = np.diag([-1.0, -1, 1, 1]) @ volume.affine
+    by_highdicom = nib.affines.apply_affine(affine, np.argwhere(np.asarray(volume.array)[..., 0]))
+    assert len(by_highdicom) == len(here)
+    np.testing.assert_allclose(by_highdicom.mean(0), here.mean(0), atol=0.1)
     reference = nib.load(shared_data / "totalsegmentator" / "ct_dicom_segmentation.nii.gz")
     low, high = (nib.affines.apply_affine(reference.affine, c) for c in ((0, 0, 0), np.array(reference.shape) - 1))
     assert (here > np.minimum(low, high) - 1).all() and (here < np.maximum(low, high) + 1).all()

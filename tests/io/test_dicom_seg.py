@@ -185,6 +185,29 @@ def test_a_class_that_is_nowhere_and_no_class_at_all(tmp_path: Path):
         np.testing.assert_array_equal(back.labels({1: 1, 2: 2}).voxels, voxels)
 
 
+def test_letters_of_every_script_stay(tmp_path: Path):
+    """Also where the source is written in another character set, in a sequence that is copied."""
+
+    def latin(data: pydicom.Dataset, _: int) -> None:
+        data.SpecificCharacterSet, data.PatientName = "ISO_IR 100", "Müller^Jürgen"
+        code = pydicom.Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99TEST", "Leber nüchtern"
+        data.ProcedureCodeSequence = [code]
+
+    write_series(tmp_path / "ct", change=latin)
+    image = dicom.read_series(tmp_path / "ct")
+    names = ("Čočka 1", "肝臓 1")
+    path = dicom.write_seg(tmp_path / "seg.dcm", image.volume.like(blobs(image.volume.shape)), image, names)
+    data = pydicom.dcmread(path)
+    assert tuple(segment.SegmentLabel for segment in data.SegmentSequence) == names
+    kinds = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in data.SegmentSequence]
+    assert tuple(kind.CodeMeaning for kind in kinds) == names
+    assert len({kind.CodeValue for kind in kinds}) == 2
+    assert str(data.PatientName) == "Müller^Jürgen"
+    assert data.ProcedureCodeSequence[0].CodeMeaning == "Leber nüchtern"
+    assert [segment.label for segment in dicom.read_seg(path, image.volume).segments] == [*names]
+
+
 def test_what_is_refused(tmp_path: Path):
     write_series(tmp_path / "ct")
     image = dicom.read_series(tmp_path / "ct")

@@ -22,6 +22,7 @@ from hlfd.exporters._exported import Exported
 from hlfd.exporters._graph import Run
 from hlfd.inference import predict
 from hlfd.io import nifti
+from hlfd.io.files import content_key
 from hlfd.loading import Model, load
 from hlfd.machine import processor
 from hlfd.progress import console, progress
@@ -97,8 +98,8 @@ def benchmark(paths: Sequence[Path], settings: Settings | None = None) -> dict[s
             raise InputError(f"--{what}: expected numbers of 1 or more, got {', '.join(map(str, numbers))}")
     before, threads = torch.get_num_threads(), sorted(set(asked.threads or (1, os.cpu_count() or 1)))
     models = [load(path) for path in paths]
-    said = asked.volume.name if asked.volume else "generated phantom patient"
     volume = _volume(asked, models)
+    said = f"CT {content_key(asked.volume)}" if asked.volume else "generated phantom patient"
     shown = Evidence(said, lambda: [volume], lambda: [], 1, 0)
     subjects = [
         _Subject(path, name, model, images_of(model, shown, KEPT))
@@ -166,8 +167,8 @@ def _write(subject: _Subject, chosen: Sequence[Way], folder: Path) -> None:
             if way.lacks:
                 raise InputError(way.lacks)
             file = ways.write(way, subject.model, folder, subject.images)
-        except InputError as error:
-            subject.left_out[way.name] = str(error)
+        except Exception as error:  # each runtime's own kinds
+            subject.left_out[way.name] = _reason(error)
             continue
         subject.files[way.name] = file
         subject.rows[way.name] = {
@@ -228,7 +229,7 @@ def _started(subject: _Subject, threads: int) -> dict[_Key, Run]:
             run = ways.start(way, model, subject.files[name], threads)
             logits = run(batch)
         except Exception as error:  # each runtime's and each compiler's own kinds
-            subject.left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            subject.left_out[name] = _reason(error)
             del subject.rows[name]
             continue
         row.setdefault("ready_s", time.perf_counter() - began)
@@ -239,6 +240,11 @@ def _started(subject: _Subject, threads: int) -> dict[_Key, Run]:
             row["labels_changed"] = float((logits.argmax(1) != eager.argmax(1)).mean())
         runs[subject.name, name] = run
     return runs
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text[:160]}"
 
 
 def _weigh(subjects: Sequence[_Subject], threads: int) -> None:

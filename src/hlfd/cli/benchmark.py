@@ -41,11 +41,16 @@ def benchmark(
     from hlfd.benchmark.run import Settings, numbers
     from hlfd.benchmark.run import benchmark as measure
     from hlfd.benchmark.table import benchmark_table
-    from hlfd.io.files import write_json
+    from hlfd.errors import InputError
+    from hlfd.io.files import require_writable, write_json
     from hlfd.report.speed import require_picture, write_picture
 
     if plot is not None:
         require_picture(plot)
+    for file in filter(None, (json, plot)):
+        if file.is_dir():
+            raise InputError(f"{file}: is a folder, expected the name of a file")
+        require_writable(file.parent)
     settings = Settings(way or (), numbers("batch", batch), numbers("threads", threads or ""), rounds, volume)
     document = measure(models, settings)
     console = Console(highlight=False)

@@ -56,7 +56,7 @@ def export(
 ) -> None:
     """Write a model as ONNX, OpenVINO, TorchScript or a MONAI bundle, and verify that it segments as PyTorch does."""
     from hlfd.errors import InputError
-    from hlfd.export import NotTheSameError, default_name, evaluation_of
+    from hlfd.export import ExportError, default_name, evaluation_of
     from hlfd.export import export as run
     from hlfd.segmenter import Segmenter
 
@@ -79,7 +79,7 @@ def export(
             tolerance=tolerance,
             evaluation=evaluation_of(model_folder(model)),
         )
-    except NotTheSameError as error:
+    except ExportError as error:
         typer.echo(f"hlfd: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(done.verified.summary)

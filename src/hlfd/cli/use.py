@@ -47,6 +47,9 @@ def predict(
     series: Annotated[
         str | None, typer.Option(help="Which of several DICOM series: its key, UID or number; all: each of them.")
     ] = None,
+    hashed_names: Annotated[
+        bool, typer.Option("--hashed-names", help="Call results of a NIfTI after its content's hash, not its name.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--continue", help="Pass over images whose results are there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
     device: Annotated[
@@ -76,7 +79,8 @@ def predict(
 ) -> None:
     """Segment CT volumes: label maps on the grid of each image.
 
-    A folder goes on after an image that fails. Exit code: 0 all done; 1 some image failed; 2 bad arguments or input.
+    A folder goes on after an image that fails. Exit code: 0 all done; 1 some image failed; 2 bad arguments or input;
+    130 interrupted.
     """
     from hlfd.inference.command import Command
 
@@ -91,6 +95,7 @@ def predict(
         preview=preview,
         report=report,
         series=series,
+        hashed_names=hashed_names,
         resume=resume,
         quiet=quiet,
         device=device,

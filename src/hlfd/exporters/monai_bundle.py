@@ -263,7 +263,7 @@ def _metadata(graph: Graph) -> dict[str, Any]:
         "name": "CT segmentation: " + ", ".join(model.labels.names),
         "task": "Segmentation of CT, slice by slice: " + ", ".join(model.labels.names),
         "description": f"A 2D network of {model.parameters:,} parameters. Research use only. Not a medical device.",
-        "authorship": "whoever trained the model; exported by hlfd",
+        "authors": "whoever trained the model; exported by hlfd",
         "copyright": "see LICENSE",
         "data_source": "not on record, see docs/README.md",
         "data_type": "nibabel",

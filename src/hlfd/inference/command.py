@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hlfd.errors import InputError, nearest
 from hlfd.inference.inputs import Input, find_inputs
 from hlfd.inference.orientations import Tta
-from hlfd.inference.outputs import Target, Wanted, require_writable
-from hlfd.inference.report import write_report
+from hlfd.inference.outputs import Target, Wanted
+from hlfd.inference.report import is_report, write_report
 from hlfd.inference.run import Case, Draw, Reading, predict_all
 from hlfd.inference.stages import Stages
 from hlfd.io import nifti
+from hlfd.io.files import require_writable
 from hlfd.machine import keep_freed_memory
 from hlfd.progress import Advance, console, progress
 
@@ -39,6 +40,7 @@ class Command:
     preview: bool = False
     report: Path | None = None
     series: str | None = None
+    hashed_names: bool = False
     resume: bool = False
     quiet: bool = False
     device: str | None = None
@@ -68,7 +70,9 @@ class Command:
         self._require_choices()
         if not self.model.exists():
             raise InputError(f"{self.model}: no such file or folder; expected a model")
-        inputs = find_inputs(self.input, self.series, leave_out=self.output)
+        inputs = find_inputs(self.input, self.series, leave_out=self.output, tell=_tell)
+        if self.hashed_names:
+            inputs = [replace(one, name=None) for one in inputs]
         target = Target.of(self.output, self._wanted, inputs, resume=self.resume)
         if self.report is not None:
             self._require_no_clash(self.report, target, inputs)
@@ -82,12 +86,12 @@ class Command:
         with self._bar(f"segmenting {len(inputs)} images", len(inputs) if several else None) as advance:
 
             def finished(case: Case) -> None:
-                for path in case.files:
+                for path in case.files.values():
                     say(path)
                 for warning in case.warnings:
                     _tell(f"warning: {case.name}: {warning}")
                 if case.error is not None and several:
-                    _tell(_one_line(case.error))
+                    _tell(_one_line(case))
                 if advance is not None:
                     advance()
 
@@ -102,7 +106,9 @@ class Command:
             _tell(f"{len(failed)} of {len(cases)} images failed, the reasons are above; what is finished stays")
         elif failed:
             error = failed[0].error
-            raise error if isinstance(error, InputError | OSError) else OSError(_one_line(error))
+            if isinstance(error, OSError):
+                raise error
+            raise (InputError if isinstance(error, InputError) else OSError)(_one_line(failed[0]))
         return len(failed)
 
     @staticmethod
@@ -114,6 +120,8 @@ class Command:
             raise InputError(
                 f"--report: {report} is a result of an image and would be overwritten; choose another name"
             )
+        if report.exists() and not is_report(report):
+            raise InputError(f"--report: {report} is there and no report of hlfd predict; choose another name")
 
     @property
     def _wanted(self) -> Wanted:
@@ -181,9 +189,15 @@ def _region_and_count(text: str) -> tuple[str, int]:
     return name, int(count) if equals else 1
 
 
-def _one_line(error: Exception | None) -> str:
+def _one_line(case: Case) -> str:
+    """Why an image failed, with what the user calls it."""
+    error, path = case.error, str(case.one.path)
     text = " ".join(str(error).split())
-    return text if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    elif not isinstance(error, InputError | OSError):
+        text = f"{type(error).__name__}: {text}"
+    return text if path in text else f"{path}: {text}"
 
 
 def _tell(text: str) -> None:

@@ -1,7 +1,7 @@
 """What there is to segment: NIfTI files, DICOM folders and zips, or a folder of them."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +10,7 @@ import numpy as np
 
 from hlfd.errors import InputError
 from hlfd.io import nifti
+from hlfd.io.files import content_key, files_below
 from hlfd.volume import AXCODES, Volume
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 64
 """Files of a folder that are opened to see whether it holds DICOM."""
+
+NAMED = 5
+"""Names that a line about what is passed over lists."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Input:
     Attributes:
         path: a NIfTI file, or a folder, zip or file of DICOM.
         kind: which of them.
-        name: what its outputs are called; None: the key of its DICOM series, as folders are often named after patients.
+        name: what its outputs are called; None: its key, as folders of DICOM are often named after patients.
         series: of several in a DICOM folder the one that is meant, or its key, UID or number.
     """
 
@@ -42,26 +46,37 @@ class Image:
 
     Attributes:
         name: what its results are called.
+        key: names it without identifying anybody: the series' key, or `content_key`; None: not needed, as ``volume``.
         volume: HU; None: its results are there already.
         series: the DICOM series it came from.
     """
 
     name: str
+    key: str | None
     volume: Volume | None
     series: "Series | None" = None
 
 
-def find_inputs(path: Path, series: str | None = None, *, leave_out: Path | None = None) -> list[Input]:
+def find_inputs(
+    path: Path,
+    series: str | None = None,
+    *,
+    leave_out: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Input]:
     """What is to be segmented at ``path``.
 
-    A file or a zip is one image. A folder with DICOM files in it is one, with the folders in it. Any other folder holds
-    images: its NIfTI files, its zips, its folders of DICOM, and its folders with one NIfTI file (or
-    ``imaging.nii.gz``, as KiTS has it).
+    A file or a zip is one image. A folder holds images: its NIfTI files, its zips, its folders with DICOM anywhere in
+    them, its folders with one NIfTI file (or ``imaging.nii.gz``, as KiTS has it). If DICOM files lie in it themselves,
+    they are one image together with all DICOM below them.
+
+    What can't be opened is an input all the same, which says why when it is read.
 
     Args:
         path: what the user names.
         series: which one to take where there are several; ``all``: each of them.
         leave_out: a folder that is no input, because outputs go there.
+        tell: called with a line about what is passed over.
 
     Raises:
         InputError: nothing there.
@@ -70,10 +85,13 @@ def find_inputs(path: Path, series: str | None = None, *, leave_out: Path | None
         raise InputError(
             f"{path}: no such file or folder; expected a NIfTI, a DICOM folder or zip, or a folder of them"
         )
-    found = [each for one in _found(path, leave_out) for each in _series(one, series)]
+    found, aside = _found(path, leave_out) if path.is_dir() else ([_file(path) or Input(path, "dicom")], [])
     if not found:
         raise InputError(f"{path}: expected .nii or .nii.gz files, DICOM files or zips of them, found none")
-    return found
+    if aside:
+        more = f" and {len(aside) - NAMED} more" if len(aside) > NAMED else ""
+        tell(f"{path}: passed over, no image or several in a folder: {', '.join(aside[:NAMED])}{more}")
+    return [each for one in found for each in _series(one, series)]
 
 
 def read_input(one: Input, name: str | None, ready: Callable[[str], bool]) -> Image:
@@ -81,15 +99,18 @@ def read_input(one: Input, name: str | None, ready: Callable[[str], bool]) -> Im
 
     Args:
         one: what to read.
-        name: what its results are called; None: as its DICOM series.
+        name: what its results are called; None: its key.
         ready: tells of a name whether the results are there, and need no volume.
 
     Raises:
         InputError: as the readers do.
     """
     if one.kind == "nifti":
-        assert name is not None
-        return Image(name, None if ready(name) else by_slices(nifti.read_image(one.path, compact=True)))
+        if name is not None and ready(name):
+            return Image(name, None, None)
+        key = content_key(one.path)
+        name = name or key
+        return Image(name, key, None if ready(name) else by_slices(nifti.read_image(one.path, compact=True)))
     from hlfd.io import dicom
 
     series = one.series
@@ -97,9 +118,9 @@ def read_input(one: Input, name: str | None, ready: Callable[[str], bool]) -> Im
         series = dicom.choose(dicom.scan(one.path), one.path, series)
     name = name or series.key
     if ready(name):
-        return Image(name, None, series)
+        return Image(name, series.key, None, series)
     try:
-        return Image(name, by_slices(dicom.read_volume(series)), series)
+        return Image(name, series.key, by_slices(dicom.read_volume(series)), series)
     except InputError as error:
         raise InputError(f"{one.path}: {error}") from None
 
@@ -112,31 +133,46 @@ def by_slices(image: Volume) -> Volume:
     return image.restored(np.ascontiguousarray(upright), AXCODES)
 
 
-def _found(path: Path, leave_out: Path | None) -> Iterator[Input]:
-    if path.is_file():
-        yield _file(path) or Input(path, "dicom")
-        return
+def _found(path: Path, leave_out: Path | None) -> tuple[list[Input], list[str]]:
+    """The images of a folder, and the names of what is none."""
     files, folders = _contents(path)
     known = [one for file in files if (one := _file(file))]
-    if not known and _holds_dicom(files):
-        yield Input(path, "dicom")
-        return
-    yield from known
+    others = [file for file in files if not _file(file)]
+    here = _holds_dicom(others)  # then what is DICOM below belongs to it
+    found, aside = [Input(path, "dicom")] if here else [], list[str]()
+    found += [one for one in known if not (here and one.kind == "dicom")]
+    lost = [file for file in others if not file.exists()]  # links that lead nowhere
+    if here:
+        aside += [file.name for file in lost]
+    else:
+        found += [Input(file, "dicom") for file in lost]
+        aside += [file.name for file in others if file not in lost]
     for folder in folders:
         if leave_out is not None and folder.resolve() == leave_out.resolve():
             continue
+        one, beside = _folder(folder)
+        aside += [str(file.relative_to(path)) for file in beside]
+        if one and not (here and one.kind == "dicom"):
+            found.append(one)
+    return found, aside
+
+
+def _folder(folder: Path) -> tuple[Input | None, list[Path]]:
+    """The one image that a folder in a folder is, and what is passed over."""
+    try:
         inside = [file for file in _contents(folder)[0] if nifti.suffix_of(file)]
-        images = [file for file in inside if file.name.startswith("imaging.")] or inside
-        if _holds_dicom(_below(folder)):
-            yield Input(folder, "dicom")
-        elif not known and len(images) == 1:
-            yield Input(images[0], "nifti", folder.name)
+        if _holds_dicom(files_below(folder)):
+            return Input(folder, "dicom"), inside
+    except InputError:  # one in it can't be opened
+        return Input(folder, "dicom"), []
+    images = [file for file in inside if file.name.lower().startswith("imaging.")] or inside
+    return (Input(images[0], "nifti", folder.name), []) if len(images) == 1 else (None, [folder])
 
 
 def _file(path: Path) -> Input | None:
     suffix = nifti.suffix_of(path)
     if suffix:
-        return Input(path, "nifti", path.name.removesuffix(suffix))
+        return Input(path, "nifti", path.name[: -len(suffix)])
     return Input(path, "dicom") if path.suffix.lower() == ".zip" else None
 
 
@@ -147,25 +183,28 @@ def _series(one: Input, series: str | None) -> list[Input]:
         return [Input(one.path, "dicom", series=series)]
     from hlfd.io import dicom
 
-    return [Input(one.path, "dicom", series=found) for found in dicom.list_series(one.path)]
+    try:
+        return [Input(one.path, "dicom", series=found) for found in dicom.list_series(one.path)]
+    except InputError:
+        return [Input(one.path, "dicom")]  # says it again when it is read, and the others go on
 
 
 def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
-    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    return [path for path in inside if path.is_file()], [path for path in inside if path.is_dir()]
+    """What isn't a folder, and what is. Raises `InputError` if it can't be read."""
+    try:
+        inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from None
+    return [path for path in inside if not path.is_dir()], [path for path in inside if path.is_dir()]
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(files))
-
-
-def _holds_dicom(files: Iterator[Path] | list[Path]) -> bool:
+def _holds_dicom(files: Iterable[Path]) -> bool:
     for _, path in zip(range(LOOKED_AT), files, strict=False):
         if path.suffix.lower() in (".dcm", ".ima"):
             return True
-        with path.open("rb") as file:
+        if not path.is_file():
+            continue
+        with suppress(OSError), path.open("rb") as file:  # one that may not be read says so in the end
             if file.read(132)[128:] == b"DICM":
                 return True
     return False

@@ -1,6 +1,5 @@
 """Where results go, and how they are written: each file whole or not at all."""
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from hlfd.errors import InputError
 from hlfd.inference.inputs import Input
 from hlfd.io import nifti
-from hlfd.io.files import replacing
+from hlfd.io.files import replacing, require_writable
 from hlfd.labels import Labels
 from hlfd.volume import Volume
 
@@ -117,6 +116,8 @@ class Target:
         for one in inputs:
             name = self.name_of(one)
             if name is None:
+                if one.kind == "nifti" and self.folder.resolve() == one.path.parent.resolve():
+                    raise InputError(f"{self.folder}: holds images to segment; choose another output")
                 continue
             if name in named:
                 raise InputError(f"{one.path}: its results would be called '{name}' like those of {named[name].name}")
@@ -127,25 +128,17 @@ class Target:
                     raise InputError(f"{path}: is an image to segment and would be overwritten; choose another output")
 
 
-def require_writable(folder: Path) -> None:
-    """Make the folder. Raises `InputError` if no file can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: can't be written: {error.strerror}") from None
-
-
-def write_label_maps(target: Target, name: str, classes: Volume, labels: Labels) -> Iterator[Path]:
-    """Write the label maps of an image; gives each file when it is there."""
+def write_label_maps(target: Target, name: str, classes: Volume, labels: Labels) -> Iterator[tuple[str, Path]]:
+    """Write the label maps of an image; gives what each is and its file when it is there."""
     text = "hlfd " + " ".join(f"{i}={each}" for i, each in enumerate(labels.names, 1))
     for index, path in target.label_maps(name, labels).items():
         if index is None:
             nifti.write_label(path, classes, text)
+            yield "labels", path
         else:
-            nifti.write_label(path, classes.like(classes.voxels == index), f"hlfd 1={labels.names[index - 1]}")
-        yield path
+            label = labels.names[index - 1]
+            nifti.write_label(path, classes.like(classes.voxels == index), f"hlfd 1={label}")
+            yield f"labels/{label}", path
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray, affine: np.ndarray, names: Iterable[str]) -> None:

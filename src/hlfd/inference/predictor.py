@@ -44,6 +44,10 @@ class Prediction:
     warnings: list[str] = field(default_factory=list[str])
 
 
+class NotFiniteError(InputError):
+    """A network whose answer is no number: damaged, or its training diverged, or its precision is too low."""
+
+
 class Predictor:
     """A segmenter, ready to predict.
 
@@ -115,6 +119,9 @@ class Predictor:
             probabilities: whether to keep those of every class.
             stages: takes the seconds of each stage.
             advance: called with the number of prepared slices done.
+
+        Raises:
+            NotFiniteError: as `probabilities`.
         """
         stages, preprocess = stages or Stages(), self.model.preprocess
         with stages("prepare"):
@@ -143,14 +150,21 @@ class Predictor:
         return Prediction(labels, canvas.probabilities, doubts(image, self.model))
 
     def probabilities(self, batch: Tensor) -> Tensor:
-        """Class probabilities (N x K x spatial, float32) of prepared images (N x C x spatial) of any size."""
+        """Class probabilities (N x K x spatial, float32) of prepared images (N x C x spatial) of any size.
+
+        Raises:
+            NotFiniteError: the network gives NaN or infinity, of which a label map would show nothing.
+        """
         size = batch.shape[2:]
         multiple = self.multiple
         if any(exchanged for _, exchanged in self.turns):
             multiple = (*multiple[:-2], *[max(multiple[-2:])] * 2)
         padding = [pad for n, m in reversed([*zip(size, multiple, strict=True)]) for pad in (0, -n % m)]
         padded = F.pad(batch.to(self.device), padding, value=AIR).contiguous(memory_format=self.layout)
-        return averaged(self._one, padded, self.turns)[(..., *(slice(n) for n in size))]
+        found = averaged(self._one, padded, self.turns)[(..., *(slice(n) for n in size))]
+        if not found.sum().isfinite():
+            raise NotFiniteError("expected finite logits of the network, it gives NaN or infinity")
+        return found
 
     def _one(self, batch: Tensor) -> Tensor:
         return logits_of(self.network(batch), batch.ndim - 2).float().softmax(1)

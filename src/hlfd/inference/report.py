@@ -1,6 +1,7 @@
 """The report of a prediction: times, memory, versions and hashes, nothing of the patients."""
 
 import hashlib
+import json
 import os
 import platform
 import resource
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def write_report(
     path: Path, cases: Sequence["Case"], predictor: "Predictor", model: Path, start_seconds: float
 ) -> Path:
-    """Write what is known of a run as JSON. Of an image it holds what its results are called, and no other name.
+    """Write what is known of a run as JSON. Of an image it holds its number and its key, and no name.
 
     Args:
         path: the file.
@@ -33,6 +34,7 @@ def write_report(
     from hlfd.segmenter import versions
 
     segmenter = predictor.model
+    files = sorted(model.glob("model.*")) if model.is_dir() else [model]
     return write_json(
         path,
         {
@@ -42,7 +44,7 @@ def write_report(
                 "network": segmenter.network_name,
                 "options": dict(segmenter.network_options),
                 "classes": list(segmenter.labels.names),
-                "files": _hashes(sorted(model.glob("model.*")) if model.is_dir() else [model]),
+                "files": {file.name: _hash(file) for file in files},
             },
             "machine": {
                 "system": platform.system(),
@@ -58,6 +60,15 @@ def write_report(
     )
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of this kind, which another may replace."""
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(known, dict) and {"start_seconds", "peak_memory_mib", "images"} <= known.keys()
+
+
 def peak_mib() -> float:
     """The most memory that this process had, MiB."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
@@ -69,16 +80,16 @@ def _case(number: int, case: "Case") -> dict[str, Any]:
     outcome = "failed" if case.error is not None else "there before" if case.ready else "done"
     return {
         "image": number,
-        "name": case.name,
+        "key": case.key,
         "outcome": outcome,
         "error": type(case.error).__name__ if case.error is not None else None,
         "shape": case.shape,
         "spacing_mm": case.spacing_mm,
         "seconds": case.stages.seconds,
         "warnings": case.warnings,
-        "files": _hashes(case.files),
+        "files": {kind: _hash(path) for kind, path in case.files.items()},
     }
 
 
-def _hashes(files: Sequence[Path]) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

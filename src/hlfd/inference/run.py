@@ -33,7 +33,8 @@ class Case:
     Attributes:
         one: the image.
         name: what its results are called, once that is known.
-        files: its results.
+        key: stands for it where its name, which may be a patient's, must not; None: it wasn't read.
+        files: its results, by what they are.
         stages: seconds of each.
         warnings: what looks odd, with figures.
         error: why there are no results.
@@ -43,7 +44,8 @@ class Case:
 
     one: Input
     name: str | None = None
-    files: list[Path] = field(default_factory=list[Path])
+    key: str | None = None
+    files: dict[str, Path] = field(default_factory=dict[str, Path])
     stages: Stages = field(default_factory=Stages)
     warnings: list[str] = field(default_factory=list[str])
     error: Exception | None = None
@@ -109,8 +111,8 @@ def predict_all(
         try:
             image, case.stages.seconds["read"] = future.result()
             if any(image.name == other.name for other in cases[:-1]):
-                raise InputError(f"{one.path}: '{image.name}' is there twice: the same series as in another input")
-            case.name = image.name
+                raise InputError(f"{one.path}: '{image.name}' is there twice: the same series or file in another input")
+            case.name, case.key = image.name, image.key
             _predict(case, image, reading.target, predictor, draw, watch)
         except Exception as error:  # a folder goes on, whatever one image does
             # Without the frames it went through, which hold volumes.
@@ -138,7 +140,7 @@ def _predict(case: Case, image: Image, target: Target, predictor: "Predictor", d
     for kind, path in target.others(name).items():
         with case.stages(kind):
             if kind == "statistics":
-                write_json(path, {"case": name, **statistics(volume, found.labels, model.labels)})
+                write_json(path, {"case": image.key, **statistics(volume, found.labels, model.labels)})
             elif kind == "preview" and draw is not None:
                 write_atomic(path, draw(volume, found.labels, model.labels, model.preprocess.window_hu))
             elif kind == "probabilities" and found.probabilities is not None:
@@ -148,6 +150,6 @@ def _predict(case: Case, image: Image, target: Target, predictor: "Predictor", d
 
                 algorithm = f"hlfd {model.network_name}"
                 dicom.write_seg(path, found.labels, image.series, model.labels.names, algorithm=algorithm)
-        case.files.append(path)
+        case.files[kind] = path
     with case.stages("write"):
-        case.files += write_label_maps(target, name, found.labels, model.labels)
+        case.files.update(write_label_maps(target, name, found.labels, model.labels))

@@ -1,5 +1,6 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all; what lies in a folder, and what a file is called where its name must not stand."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,55 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+
+from hlfd.errors import InputError
+
+
+def files_below(root: Path) -> Generator[Path]:
+    """The files of a folder and of the folders in it, in order; links are followed, hidden ones left out.
+
+    Raises:
+        InputError: a folder that can't be read.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: can't be read: {error.strerror}")
+
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def content_key(path: Path) -> str:
+    """The first eight digits of a file's SHA-256: they name it where its own name, a patient's perhaps, must not stand.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder. Raises `InputError` if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def read_stored(path: Path, channel: int | None = None) -> tuple[np.ndarray, Hea
         raise InputError(f"{path}: expected one real number a voxel, got {kind}")
     try:
         proxy = _load(path).dataobj
-        if path.name.endswith(".gz"):
+        if path.suffix.lower() == ".gz":
             skipped = (channel or 0) * math.prod(shape) * header.dtype.itemsize
             voxels = _inflate(path, shape, header.dtype, proxy.offset + skipped)
         else:
@@ -165,8 +165,8 @@ def require_writable_name(path: Path) -> str:
 
 
 def suffix_of(path: Path) -> str | None:
-    """``.nii.gz`` or ``.nii``, if the file's name ends in one of them."""
-    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    """``.nii.gz`` or ``.nii``, if the file's name ends in one of them, in capitals or not."""
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
 
 
 def _load(path: Path) -> Any:
@@ -184,7 +184,7 @@ def _load(path: Path) -> Any:
         needed = proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize
     except Exception as error:  # a damaged header makes nibabel raise anything
         raise unreadable(path, "a whole NIfTI file", error) from None
-    if needed > (size * _DEFLATE if stored.name.endswith(".gz") else size):
+    if needed > (size * _DEFLATE if stored.suffix.lower() == ".gz" else size):
         said = f"its header says {' x '.join(map(str, image.shape))} voxels of {proxy.dtype} ({needed} bytes)"
         raise InputError(f"{path}: expected a whole NIfTI file, {said}, and it has {size} bytes")
     return image

@@ -1,6 +1,5 @@
 """Where DICOM objects lie: files in folders and members of zips, which are read where they are."""
 
-import os
 import zipfile
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from hlfd.errors import InputError
+from hlfd.io.files import files_below
 
 MAX_MEMBER = 4 * 2**30
 MAX_RATIO, RATIO_FROM = 200, 2**30  # CT shrinks to a half or a third
@@ -52,7 +52,7 @@ def items(root: Path) -> list[Item]:
     if root.is_file():
         return _members(root) if zipfile.is_zipfile(root) else [Item(root, size=root.stat().st_size)]
     found: list[Item] = []
-    for path in _files(root):
+    for path in files_below(root):
         if path.suffix.lower() == ".zip":
             found += _members(path)
         else:
@@ -86,25 +86,6 @@ def opened(wanted: Iterable[Item]) -> Generator[tuple[Item, IO[bytes]]]:
     finally:
         if archive is not None:
             archive.close()
-
-
-def _files(root: Path) -> Generator[Path]:
-    seen: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: can't be read: {error.strerror}")
-
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
 
 
 def _members(path: Path) -> list[Item]:

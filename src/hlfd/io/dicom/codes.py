@@ -80,7 +80,7 @@ def coded(name: str, organ: str | None = None) -> CodedName:
     if part.organ:
         return CodedName(ANATOMY, ORGANS[part.organ], None, SIDES.get(part.side))
     value = re.sub(r"[^A-Z0-9]", "", name.upper())
-    value = value if 0 < len(value) <= 16 else hashed(name, 16).upper()
+    value = value if name.isascii() and 0 < len(value) <= 16 else hashed(name, 16).upper()
     return CodedName(TISSUE, Code(value, PRIVATE, name[:64]))
 
 

@@ -39,9 +39,9 @@ def write_seg(
 ) -> Path:
     """Write a label map as a DICOM SEG (BINARY), whole or not at all, for archives and viewers.
 
-    Frames lie where the source's slices lie and refer to them; slices without a segment are left out. Patient and study
-    are copied from the source, as DICOM asks. UIDs that were stripped from the source are replaced by ones made from
-    its key.
+    Frames lie where the source's slices lie and refer to them; slices without a segment are left out, unless all are
+    without: an object must have frames. Patient and study are copied from the source, as DICOM asks. UIDs that were
+    stripped from the source are replaced by ones made from its key. Text is UTF-8, whatever the source's is.
 
     Args:
         path: the file to write.
@@ -70,6 +70,7 @@ def write_seg(
     with quiet():
         sources = _sources(series)
         try:
+            sources[0].decode()  # what is copied is written in another character set
             seg = hd.seg.Segmentation(
                 source_images=sources,
                 pixel_array=_frames(series, labels, sources),
@@ -86,6 +87,7 @@ def write_seg(
                 content_label="SEGMENTATION",
                 content_description=description[:64],
                 series_description=description[:64],
+                specific_character_set="ISO_IR 192",
             )
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             text = f"series {series.key}: its header doesn't allow a DICOM SEG"
