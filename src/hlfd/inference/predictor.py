@@ -19,7 +19,6 @@ from hlfd.inference.inputs import by_slices
 from hlfd.inference.orientations import Tta, averaged, turns
 from hlfd.inference.plausible import doubts
 from hlfd.inference.stages import Stages
-from hlfd.inference.statistics import voxel_mm3
 from hlfd.inference.windows import answers
 from hlfd.progress import Advance
 from hlfd.segmenter import Segmenter
@@ -139,7 +138,7 @@ class Predictor:
         labels = canvas.labels
         if self.postprocess:
             with stages("postprocess"):
-                labels = labels.like(self.postprocess.apply(labels.voxels, voxel_mm3(image), self.model.labels))
+                labels = labels.like(self.postprocess.apply(labels.voxels, image.voxel_mm3, self.model.labels))
         return Prediction(labels, canvas.probabilities, doubts(image, self.model))
 
     def probabilities(self, batch: Tensor) -> Tensor:
