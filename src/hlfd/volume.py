@@ -45,6 +45,11 @@ class Volume:
         return float(i), float(j), float(k)
 
     @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel, mm3; of a sheared one too, which is less than the product of the spacing."""
+        return abs(float(np.linalg.det(self.affine[:3, :3])))
+
+    @property
     def axcodes(self) -> str:
         """Direction each array axis points to, for example ``"RAS"`` or ``"SPL"``."""
         return "".join(nib.orientations.aff2axcodes(self.affine))

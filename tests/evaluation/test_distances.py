@@ -121,6 +121,87 @@ def test_a_box_moved_along_an_axis(axis: int):
     assert (near == 0).sum() == 28 * 5  # the sides' rings of 28 voxels on the 5 layers that both have
 
 
+def test_a_distance_that_is_the_tolerance_is_within_it():
+    """3 x 0.7 is 2.0999999999999996 or 2.1000000000000005, as it comes, and a header has 0.7 as a float32."""
+    reference = np.zeros((20, 20, 20), bool)
+    reference[4:12, 4:12, 4:12] = True
+    prediction = np.roll(reference, 3, 0)
+    both = [torch.from_numpy(m)[None, None].float() for m in (prediction, reference)]
+    spacing = (0.7, 1.3, 2.5)
+    expected = compute_surface_dice(*both, [2.1], include_background=True, spacing=spacing).item()
+    for first in (0.7, float(np.float32(0.7)), float(np.nextafter(np.float32(0.7), np.float32(1)))):
+        got = surface_distances(prediction, reference, (first, 1.3, 2.5))
+        assert got is not None
+        assert got.hd_mm == pytest.approx(2.1)
+        assert got.surface_dice(2.1) == expected == 1.0
+        assert got.surface_dice(2.0999) < 1
+
+
+SHEAR = np.array([[0.8, 0, 0], [0, 0.8, 1.0], [0, 0, 2.5]])  # a gantry tilt: 1 mm along rows a slice
+
+
+@given(masks, masks)
+def test_sheared_axes_against_brute_force(prediction: np.ndarray, reference: np.ndarray):
+    got = surface_distances(prediction, reference, SHEAR)
+    if got is None:
+        return
+    p, r = (np.array(slow_surface(m, 1)) @ SHEAR.T for m in (prediction, reference))
+    between = cdist(p, r)
+    assert got.assd_mm == pytest.approx(np.concatenate([between.min(1), between.min(0)]).mean())
+    assert got.hd_mm == pytest.approx(max(between.min(1).max(), between.min(0).max()))
+
+
+def box_area(n: int, matrix: np.ndarray) -> float:
+    """Area of the surface elements of n x n x n voxels: a parallelogram in faces, cut off along edges and at corners.
+
+    Marching cubes cuts an edge half a voxel beside it, and a corner by the triangle of three such points.
+    """
+
+    def area(u: np.ndarray, v: np.ndarray) -> float:
+        return float(np.linalg.norm(np.cross(u, v)))
+
+    a, b, c = matrix.T
+    pairs = ((a, b, c), (b, c, a), (c, a, b))
+    faces = sum(2 * (n - 1) ** 2 * area(u, v) for u, v, _ in pairs)
+    edges = sum(2 * (n - 1) * area(w, (u + sign * v) / 2) for u, v, w in pairs for sign in (1, -1))
+    signs = itertools.product((1, -1), repeat=2)
+    corners = sum(2 * area((b * s - a) / 2, (c * t - a) / 2) / 2 for s, t in signs)
+    return faces + edges + corners
+
+
+@pytest.mark.parametrize("matrix", [np.diag(SPACING), SHEAR], ids=["spacing", "sheared"])
+def test_areas_of_a_box_are_exact(matrix: np.ndarray):
+    n = 6
+    box = np.zeros((10, 10, 10), bool)
+    box[2 : 2 + n, 2 : 2 + n, 2 : 2 + n] = True
+    spacing = np.diag(matrix) if np.array_equal(matrix, np.diag(np.diag(matrix))) else matrix
+    areas = element_surface(box, spacing).areas_mm2
+    assert areas is not None
+    assert len(areas) == (n + 1) ** 3 - (n - 1) ** 3
+    assert areas.sum() == pytest.approx(box_area(n, matrix), rel=1e-6)
+
+
+def test_surface_dice_of_surface_elements_of_a_moved_box_is_exact():
+    """A box moved by one voxel: the elements of its sides stay where they are but for one layer, the ends don't.
+
+    In closed form, from the areas that Nikolov et al. give a flat, an edge and a corner element.
+    """
+    n, (a, b, c) = 6, SPACING
+    reference = np.zeros((12, 12, 12), bool)
+    reference[2 : 2 + n, 2 : 2 + n, 2 : 2 + n] = True
+    got = surface_distances(np.roll(reference, 1, 0), reference, SPACING, element_surface)
+    assert got is not None
+    edge = {"a": a * math.hypot(b, c) / 2, "b": b * math.hypot(a, c) / 2, "c": c * math.hypot(a, b) / 2}
+    corner = math.sqrt((a * b) ** 2 + (b * c) ** 2 + (a * c) ** 2) / 8
+    side = 2 * (n - 1) * (a * b + a * c) + 4 * edge["a"]  # the elements of a layer on the box's sides, of n - 1 layers
+    ring = 2 * (n - 1) * (edge["b"] + edge["c"]) + 4 * corner  # those on an end's rim
+    end = (n - 1) ** 2 * b * c
+    total = (n - 1) * side + 2 * (ring + end)
+    # In place: n - 1 side layers, and the one rim that lies on the other box's sides.
+    assert got.surface_dice(0.5 * a) == pytest.approx(((n - 1) * side + ring) / total, rel=1e-6)
+    assert got.surface_dice(a) == 1.0
+
+
 def test_areas_of_surface_elements_add_up_to_the_surface():
     radius, spacing = 15.0, (0.8, 0.8, 1.0)
     surface = element_surface(ball(radius, (20, 20, 20), spacing), spacing)

@@ -75,6 +75,59 @@ def test_layouts(tmp_path: Path):
     assert (others[0].case, others[0].regions["liver"].dice) == ("volume-7", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("reference", "prediction", "case"),
+    [
+        ("case_00210/aggregated_MAJ_seg.nii.gz", "case_00210.nii.gz", "case_00210"),
+        ("case_00210/segmentation.nii.gz", "prediction_00210.nii.gz", "case_00210"),
+        ("segmentation-3.nii", "segmentation-3.nii.gz", "volume-3"),
+        ("test-volume-3.nii.gz", "test-segmentation-3.nii", "test-volume-3"),
+        ("test-segmentation-3.nii", "test-volume-3.nii", "test-volume-3"),
+        ("prediction.nii.gz", "prediction.nii.gz", "prediction"),
+    ],
+)
+def test_names_of_the_challenges_and_of_their_submissions(tmp_path: Path, reference, prediction, case):
+    write(tmp_path / "r" / reference, label_map(0))
+    write(tmp_path / "p" / prediction, label_map(0))
+    ((result,), _) = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    assert (result.case, result.regions["label_2"].dice) == (case, 1.0)
+
+
+def test_the_scans_of_lits_lie_beside_its_segmentations(tmp_path: Path):
+    for case in range(2):
+        write(tmp_path / "lits" / f"segmentation-{case}.nii", label_map(case))
+        write(tmp_path / "lits" / f"volume-{case}.nii", np.full((14, 14, 8), -1000, np.int16))
+        write(tmp_path / "p" / f"volume-{case}.nii.gz", label_map(case))
+    results, _ = evaluate_folders(tmp_path / "p", tmp_path / "lits", protocol="lits")
+    assert [(r.case, r.regions["tumor"].dice) for r in results] == [("volume-0", 1.0), ("volume-1", 1.0)]
+
+
+def test_probabilities_of_label_values_that_leave_one_out(folders, hlfd, tmp_path: Path):
+    """Label maps of 0 and 2 with a channel for 0, 1 and 2: perfect ones have no calibration error."""
+    for case in range(3):
+        voxels = np.where(label_map(case) == 2, 2, 0).astype(np.uint8)
+        for name in ("p", "r"):
+            write(tmp_path / name / f"case_{case}.nii.gz", voxels)
+        channels = np.eye(3, dtype=np.float32)[voxels]
+        channels[0, 0, 0] = (0.5, 0.4, 0.1)  # a value that is no class counts as background
+        write(tmp_path / "values" / f"case_{case}.nii.gz", channels)
+        write(tmp_path / "classes" / f"case_{case}.nii.gz", channels[..., [0, 2]] + channels[..., [1, 1]] * (1, 0))
+        write(tmp_path / "four" / f"case_{case}.nii.gz", np.eye(4, dtype=np.float32)[voxels])
+    given = ("--predictions", folders[0], "--references", folders[1], "--region", "tumor=2", "--workers", 1)
+    found = []
+    for name in ("values", "classes"):
+        ended = hlfd("evaluate", *given, "--probabilities", tmp_path / name)
+        assert ended.code == 0, ended.err
+        document = json.loads((folders[0] / "evaluation-default" / "evaluation.json").read_text())
+        found.append(document["global"]["calibration"])
+    assert found[0] == pytest.approx({"ece_all": 0.1 / (14 * 14 * 8), "ece_foreground": 0.0}, abs=1e-6)
+    assert found[1] == pytest.approx(found[0])
+    ended = hlfd("evaluate", *given, "--probabilities", tmp_path / "four")
+    expected = "as many channels as classes, 2 (background, tumor) or 3 (values 0 to 2), got 4"
+    assert ended.code == 2
+    assert f"four/case_0.nii.gz: expected {expected}" in ended.err
+
+
 def test_probabilities(folders, tmp_path: Path):
     for case in range(3):
         hard = np.eye(3, dtype=np.float32)[np.roll(label_map(case), 1, 0)]
@@ -185,6 +238,30 @@ def test_nan_probabilities_are_refused(folders, hlfd, tmp_path):
     ended = hlfd("evaluate", *given, "--workers", 1)
     assert ended.code == 2
     assert "case_2.nii.gz: expected probabilities, got 1 NaN in slice 4" in ended.err
+
+
+def test_a_missed_tumour_is_told_beside_the_volume_difference(folders, hlfd):
+    write(folders[0] / "case_0.nii.gz", np.minimum(label_map(0), 1))
+    given = ("--predictions", folders[0], "--references", folders[1], "--region", "liver=1,2", "--region", "tumor=2")
+    ended = hlfd("evaluate", *given, "--workers", 1)
+    assert ended.code == 0, ended.err
+    assert re.search(r"^ +rvd, 1 missed +-0\.333", ended.out, re.M), ended.out
+    assert all(len(line) <= 80 for line in ended.out.splitlines()[:-1]), ended.out
+
+
+def test_a_tilted_gantry_is_measured_as_it_lies(tmp_path: Path, hlfd):
+    tilted = AFFINE.copy()
+    tilted[1, 2] = 1.0  # a shear of 1 mm a slice of 2.5 mm
+    voxels = np.zeros((14, 14, 8), np.uint8)
+    voxels[2:7, 2:7, 2:6] = 1
+    for name, moved in (("r", voxels), ("p", np.roll(voxels, 1, 2))):
+        write(tmp_path / name / "a.nii.gz", moved, tilted)
+    ended = hlfd("evaluate", "--predictions", tmp_path / "p", "--references", tmp_path / "r", "--workers", 1)
+    assert ended.code == 0, ended.err
+    (case,) = json.loads((tmp_path / "p" / "evaluation-default" / "evaluation.json").read_text())["cases"]
+    assert case["regions"]["label_1"]["reference_ml"] == pytest.approx(100 * 0.8 * 0.8 * 2.5 / 1000)  # not 0.172
+    # From a slice's far corner to the nearest column of the slice beside it: 2.5 mm on, and 1 mm of tilt down or up.
+    assert case["regions"]["label_1"]["hd_mm"] == pytest.approx(float(np.hypot(2.5, 1.0)))
 
 
 def test_real_masks_in_their_odd_orientation(shared_data: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from hlfd.evaluation.lesions import detection, lesions_of, match
 from hlfd.evaluation.results import Lesion
 
-SPACING = (1.0, 2.0, 5.0)
+VOXEL_ML = 0.01
 
 
 def line(*runs: tuple[int, int]) -> np.ndarray:
@@ -25,7 +26,7 @@ def line(*runs: tuple[int, int]) -> np.ndarray:
 
 def found(prediction: np.ndarray, reference: np.ndarray) -> tuple[list[float], list[float]]:
     """Overlaps of the reference's and of the predicted lesions."""
-    lesions = lesions_of(match(prediction, reference), SPACING)
+    lesions = lesions_of(match(prediction, reference), VOXEL_ML)
     return tuple([round(x.overlap, 6) for x in lesions if x.side == side] for side in ("reference", "prediction"))
 
 
@@ -104,7 +105,7 @@ masks = hnp.arrays(bool, (6, 5, 4), elements=st.booleans(), fill=st.sampled_from
 
 @given(masks, masks, st.sampled_from([1, 2, 3]))
 def test_against_sets(prediction: np.ndarray, reference: np.ndarray, connectivity: int):
-    lesions = lesions_of(match(prediction, reference, connectivity), SPACING)
+    lesions = lesions_of(match(prediction, reference, connectivity), VOXEL_ML)
     real, predicted = slow_overlaps(prediction, reference, connectivity)
     assert [x.overlap for x in lesions if x.side == "reference"] == pytest.approx(real)
     assert [x.overlap for x in lesions if x.side == "prediction"] == pytest.approx(predicted)
@@ -116,7 +117,20 @@ def test_against_sets(prediction: np.ndarray, reference: np.ndarray, connectivit
 @given(masks, masks, st.integers(0, 3))
 def test_what_lies_around_does_not_matter(prediction: np.ndarray, reference: np.ndarray, around: int):
     moved = [np.pad(m, around) for m in (prediction, reference)]
-    assert lesions_of(match(*moved), SPACING) == lesions_of(match(prediction, reference), SPACING)
+    assert lesions_of(match(*moved), VOXEL_ML) == lesions_of(match(prediction, reference), VOXEL_ML)
+
+
+def test_many_components_take_little_memory():
+    """27 000 components on either side: a table of all pairs would take 6 GB."""
+    prediction = np.zeros((60, 60, 60), bool)
+    prediction[::2, ::2, ::2] = True
+    tracemalloc.start()
+    matched = match(prediction, prediction.copy(), connectivity=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(matched.overlap) == 27_000
+    assert (matched.overlap == 1).all()
+    assert peak < 2**26
 
 
 def lesions(real: list[float], predicted: list[float]) -> list[Lesion]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hlfd.data.postprocess import Postprocess
 from hlfd.data.preprocess import Preprocess
-from hlfd.evaluation.folders import read_probabilities
+from hlfd.evaluation.probabilities import read_probabilities
 from hlfd.io import nifti
 from hlfd.labels import organ_and_tumor
 from hlfd.segmenter import Segmenter, build_network

@@ -1,11 +1,16 @@
 """A study: every cell once, whoever does it; what is chosen is chosen on validation."""
 
+import contextlib
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +20,9 @@ from hlfd import recipe
 from hlfd.errors import InputError
 from hlfd.sections import Method, SearchSection
 from hlfd.segmenter import Segmenter
-from hlfd.study import collect, compare, engine, search, steps
-from hlfd.study.cells import Cell, Ledger, chosen, plan
+from hlfd.study import collect, compare, engine, memory, search, steps
+from hlfd.study.calibration import calibration_of
+from hlfd.study.cells import Cell, Ledger, as_study, chosen, plan
 from hlfd.study.compare import rebuild_report, study
 from hlfd.study.estimate import estimate, table
 
@@ -84,8 +90,24 @@ def test_only_takes_what_is_needed_too(values):
         chosen(cells, "seed-5")
 
 
-def test_a_recipe_without_a_study_is_one_seed_in_the_folder_itself(values):
+def test_a_comparison_is_one_seed_in_the_folder_itself_with_the_methods_it_lists(values):
     assert [c.name for c in plan(make(values, study=None))] == ["teacher", "student-kd", "student-channels"]
+
+
+def test_without_a_section_a_study_has_the_recipes_seed_the_student_alone_and_the_teacher(values, tmp_path, hlfd):
+    bare = {**values, "study": None, "seed": 7, "output": str(tmp_path / "run"), "preprocess": {"crop": [32, 32]}}
+    names = ["teacher", "seed-7/student", "seed-7/student-kd", "seed-7/student-channels"]
+    assert [c.name for c in plan(as_study(recipe.from_values(bare, "test")))] == names
+    assert as_study(make(values)) == make(values)
+    given = {**bare, "teacher_models": ["elsewhere/model"]}  # is measured in a study too
+    assert [c.name for c in plan(as_study(recipe.from_values(given, "test")))] == names
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(bare))
+    end = hlfd("study", tmp_path / "r.yaml", "--dry-run")
+    assert end.code == 0 and [line.split()[0] for line in end.out.splitlines()[:4]] == names
+    compared = recipe.from_values(bare, "test")
+    Ledger(compared.folder).open(compared)
+    with pytest.raises(InputError, match="another layout, is_study: that of hlfd study, or of hlfd compare; choose"):
+        Ledger(compared.folder).require_same(as_study(compared))
 
 
 def test_every_model_over_every_seed(results, values):
@@ -239,8 +261,99 @@ def test_what_fails_in_a_process_of_several_is_said(values, tmp_path, make_kits)
     small = make(values, output=str(tmp_path / "run"), study={"seeds": [0]}, methods=[{"name": "seg"}])
     workspace = engine.ready(small, workers=1)
     (tmp_path / "run" / "teacher").write_text("in the way")
-    with pytest.raises((InputError, RuntimeError), match=r"hlfd: .*whole is in .*\.log"):
+    with pytest.raises((InputError, ChildProcessError), match=r"whole is in .*\.log"):
         engine._side_by_side(workspace, plan(small), None, 1)
+
+
+def test_a_failure_of_several_is_one_line_of_the_command(values, tmp_path, hlfd):
+    given = {**values, "output": str(tmp_path / "run"), "study": {"seeds": [0]}, "methods": [{"name": "seg"}]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(given))
+    engine.ready(recipe.read(tmp_path / "r.yaml"), workers=1)
+    (tmp_path / "run" / "teacher").write_text("in the way")
+    end = hlfd("study", tmp_path / "r.yaml", "--jobs", 2, "--workers", 1)
+    last = end.err.splitlines()[-1]
+    assert (end.code, "Traceback" in end.err) == (1, False)
+    assert re.fullmatch(r"hlfd: .*/teacher.*; the whole is in .*\.log; what is finished stays", last), end.err
+
+
+@pytest.mark.timeout(900)
+def test_killed_processes_are_buried_and_said_in_one_line(values, tmp_path, hlfd):
+    """Whichever of two holds the cell is killed; the other takes it over at once, and is killed too."""
+    given = {**values, "output": str(tmp_path / "run"), "study": {"seeds": [0]}, "methods": [{"name": "seg"}]}
+    given |= {"teacher_training": {**SMALL, "epochs": 2000}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(given))
+    lock, killed = tmp_path / "run" / "cells" / "teacher.lock", []
+
+    def kill():
+        limit = time.monotonic() + 800
+        while len(killed) < 2 and time.monotonic() < limit:
+            time.sleep(0.05)
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                holder = json.loads(lock.read_text())["process"]
+                if holder not in killed:
+                    os.kill(holder, signal.SIGKILL)
+                    killed.append(holder)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    end = hlfd("study", tmp_path / "r.yaml", "--jobs", 2, "--workers", 1)
+    killer.join()
+    assert len(set(killed)) == 2 and os.getpid() not in killed
+    assert (end.code, "Traceback" in end.err) == (1, False)
+    assert "hlfd: a process was killed by signal 9, perhaps for lack of memory" in end.err.splitlines()[-1]
+
+
+def test_every_process_is_asked_whether_it_lives(values, tmp_path, monkeypatch):
+    """A dead child is buried when it is asked: one that isn't seems alive, and its lock is kept for minutes."""
+    asked = []
+
+    class Process:
+        exitcode = 0
+
+        def __init__(self, args, **_):
+            self.number, self.looks = int(args[2].stem.rpartition("-")[2]), 0
+
+        def is_alive(self):
+            asked.append(self.number)
+            self.looks += 1
+            return self.number == 0 and self.looks < 5
+
+        def start(self): ...
+
+        def join(self, timeout=None): ...
+
+    monkeypatch.setattr(engine.multiprocessing, "get_context", lambda _: SimpleNamespace(Process=Process))
+    small = make(values, output=str(tmp_path / "run"))
+    engine._side_by_side(SimpleNamespace(recipe=small), [], None, 2)
+    assert asked.index(1) < 2
+
+
+def test_a_memory_that_can_not_be_measured_is_a_failure_at_run_time(tmp_path):
+    with pytest.raises(OSError, match=f"{tmp_path}: its memory could not be measured: "):
+        memory.peak_mib({"a": tmp_path}, (32, 32))
+
+
+def test_a_model_that_gives_nan_finds_nothing_and_ends_no_study(results, values, tmp_path, capfd):
+    workspace, folder = steps.Workspace(make(values), 1), tmp_path / "diverged"
+    bad = Segmenter.load(make(values).folder / "seed-3" / "student" / "model")
+    for weights in bad.network.parameters():
+        weights.data.fill_(float("nan"))
+    bad.save(folder / "model")
+    found = steps.evaluate(folder / "model", workspace, "test", 0, folder)
+    assert [case.regions["tumor"].dice for case in found] == [0.0, 0.0]
+    assert "its network gives NaN, which counts as background" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_model_that_gives_nan_is_left_out_of_the_calibration(results, values, capfd):
+    workspace = steps.Workspace(make(values), 1)
+    store, cases = workspace.store, [case.id for case in workspace.cases(workspace.patients)]
+    good, bad = (Segmenter.load(make(values).folder / "seed-3" / "student" / "model") for _ in range(2))
+    for weights in bad.network.parameters():
+        weights.data.fill_(float("nan"))
+    assert sum(calibration_of([(good, store, cases)]).voxels) > 0
+    left_out = calibration_of([(good, store, cases[:1]), (bad, store, cases[1:])])
+    assert sum(left_out.voxels) == 0 and np.isnan(left_out.ece)
+    assert f"calibration: unet (seg) is left out, its probabilities of {cases[1]} hold NaN" in capfd.readouterr().err
 
 
 def test_the_dry_run(results, values, tmp_path, hlfd):

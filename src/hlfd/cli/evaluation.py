@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hlfd.cli._app import Fold, Overrides, Workers, app, model_folder
+from hlfd.cli._app import Fold, Overrides, app, model_folder
 
 if TYPE_CHECKING:
     from hlfd.evaluation.protocol import Protocol
@@ -21,7 +21,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Label maps to judge, CASE.nii.gz, in place of MODEL and RECIPE.")
     ] = None,
     references: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Their references: CASE.nii.gz or CASE/segmentation.nii.gz.")
+        Path | None, typer.Option(metavar="DIR", help="Their references: CASE.nii.gz, or as KiTS or LiTS has them.")
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="default, lits, kits19, kits21, kits23, monai, released, or a module.")
@@ -43,7 +43,9 @@ def evaluate(
     ] = None,
     part: Annotated[str, typer.Option(help="Patients to judge on: test, validation, train or all.")] = "test",
     fold: Fold = 0,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --predictions: cases at a time. Default: one a core.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the figures. Default: beside MODEL, or within --predictions."),

@@ -23,9 +23,10 @@ def study(
     Any number of processes and machines may work on one folder: each takes what no other has begun.
     """
     from hlfd import recipe as recipes
+    from hlfd.study.cells import as_study
     from hlfd.study.compare import study as run
 
-    chosen = recipes.read(recipe, overrides or [])
+    chosen = as_study(recipes.read(recipe, overrides or []))
     if dry_run:
         from hlfd.study.estimate import estimate, table
 

@@ -9,18 +9,18 @@
 | surface Dice | share of both surfaces that lies within the tolerance of the other (Nikolov et al. 2021) | |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.spatial import KDTree
 
-from hlfd.evaluation.surfaces import Surface, bounding_box, voxel_surface
+from hlfd.evaluation.surfaces import Spacing, Surface, bounding_box, voxel_surface
 
 _CHUNK = 1 << 18  # points looked up at a time: bounds the memory of a ragged mask
 
-MakeSurface = Callable[[np.ndarray, Sequence[float]], Surface]
+MakeSurface = Callable[[np.ndarray, Spacing], Surface]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,12 @@ class SurfaceDistances:
         return float(max(np.percentile(self.prediction_mm, 95), np.percentile(self.reference_mm, 95)))
 
     def surface_dice(self, tolerance_mm: float) -> float:
-        """Share of both surfaces at most ``tolerance_mm`` from the other, in [0, 1]."""
-        return float(np.average(self._both <= tolerance_mm, weights=self._areas))
+        """Share of both surfaces at most ``tolerance_mm`` from the other, in [0, 1].
+
+        A distance that is the tolerance but for rounding is within it: 3 x 0.7 is more than 2.1, and NIfTI's spacings
+        have the seven digits of a float32.
+        """
+        return float(np.average(self._both <= tolerance_mm * (1 + 1e-6) + 1e-9, weights=self._areas))
 
     @property
     def _areas(self) -> np.ndarray | None:
@@ -75,7 +79,7 @@ class SurfaceDistances:
 def surface_distances(
     prediction: np.ndarray,
     reference: np.ndarray,
-    spacing_mm: Sequence[float],
+    spacing_mm: Spacing,
     surface: MakeSurface = voxel_surface,
 ) -> SurfaceDistances | None:
     """Distances between the surfaces of two boolean masks of one shape; None if either is empty.
@@ -83,7 +87,7 @@ def surface_distances(
     Only the box around both is looked at.
 
     Args:
-        spacing_mm: of each axis.
+        spacing_mm: of each axis, or the matrix that turns steps along axes that are not perpendicular into mm.
         surface: mask, spacing -> its surface.
     """
     box = bounding_box(prediction, reference)

@@ -9,12 +9,13 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from typing import Any, TypeVar
 
-import nibabel as nib
 import numpy as np
 
-from hlfd.errors import InputError, unreadable
+from hlfd.errors import InputError
 from hlfd.evaluation import protocols
 from hlfd.evaluation.calibration import calibrate
+from hlfd.evaluation.case_files import Files, pair_files
+from hlfd.evaluation.probabilities import of_classes, read_probabilities
 from hlfd.evaluation.protocol import evaluate_case
 from hlfd.evaluation.results import CaseResult
 from hlfd.io import nifti
@@ -24,16 +25,6 @@ from hlfd.volume import Volume
 
 MOST_VALUES = 32
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of one case."""
-
-    case: str
-    prediction: Path
-    reference: Path
-    probabilities: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,13 +50,14 @@ def evaluate_folders(
 
     Args:
         predictions, references: folders of label maps, ``CASE.nii.gz`` or ``CASE.nii``, or as KiTS has them
-            ``CASE/segmentation.nii.gz``. A reference may be called ``segmentation-N`` and its prediction ``volume-N``.
+            ``CASE/segmentation.nii.gz`` or ``CASE/aggregated_MAJ_seg.nii.gz``. In either folder ``segmentation-N`` is
+            case ``volume-N`` (LiTS, ``test-`` before it or not), and ``prediction_N`` is ``case_N`` (KiTS).
         protocol: name of a protocol.
         options: of the protocol.
         regions: name -> values of the label maps, for protocols that have no labels of their own; None: each value in
             the references is a region.
-        probabilities: folder of probabilities, ``CASE.nii.gz`` of shape I x J x K x C, background first, or I x J x K
-            for a single class.
+        probabilities: folder of probabilities, ``CASE.nii.gz`` of shape I x J x K x C, background first, a channel a
+            class or a channel a value of the label maps; or I x J x K for a single class.
         workers: processes, each holding one case in memory.
 
     Raises:
@@ -83,48 +75,6 @@ def evaluate_folders(
     job = Job(protocol, dict(options or {}), labels)
     results = _each(_Measure(job), pairs, workers, "evaluating")
     return results, built
-
-
-def pair_files(predictions: Path, references: Path, probabilities: Path | None = None) -> list[Files]:
-    """The files of every case, in the order of their names.
-
-    Raises:
-        InputError: no such folder, no label maps, a case without a prediction, a prediction without a reference.
-    """
-    predicted, real = _cases(predictions), _cases(references)
-    if not real:
-        raise InputError(f"{references}: expected label maps, CASE.nii.gz or CASE/segmentation.nii.gz, found none")
-    missing = [case for case in real if case not in predicted]
-    if missing:
-        raise InputError(f"{predictions}: no prediction for {len(missing)} of {len(real)} cases: {_some(missing)}")
-    extra = [case for case in predicted if case not in real]
-    if extra:
-        raise InputError(f"{references}: no reference for {len(extra)} of the predictions: {_some(extra)}")
-    sure = _cases(probabilities) if probabilities is not None else {}
-    if probabilities is not None and (missing := [case for case in real if case not in sure]):
-        raise InputError(f"{probabilities}: no probabilities for {len(missing)} cases: {_some(missing)}")
-    return [Files(case, predicted[case], real[case], sure.get(case)) for case in real]
-
-
-def _cases(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted([*folder.iterdir(), *folder.glob("*/segmentation.nii*")]):
-        suffix = next((s for s in nifti.SUFFIXES if path.name.endswith(s)), None)
-        if suffix is None or not path.is_file() or path.name.startswith("imaging."):
-            continue
-        case = path.parent.name if path.parent != folder else path.name.removesuffix(suffix)
-        if case.startswith("segmentation-"):  # LiTS: volume-7 and segmentation-7 are one case
-            case = case.replace("segmentation-", "volume-", 1)
-        if case in found:
-            raise InputError(f"{folder}: expected each case once, got {found[case].name} and {path.name}")
-        found[case] = path
-    return found
-
-
-def _some(cases: Sequence[str]) -> str:
-    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
 
 
 def _declared(regions: Mapping[str, Sequence[int]]) -> Labels:
@@ -169,7 +119,7 @@ class _Measure:
             where = str(files.probabilities)
             probabilities = read_probabilities(files.probabilities)
             reference.require_same_grid(Volume(probabilities.voxels[0], probabilities.affine), where)
-            calibration = calibrate(probabilities.voxels, reference.voxels, where)
+            calibration = calibrate(of_classes(probabilities.voxels, job.labels, where), reference.voxels, where)
         return evaluate_case(prediction, reference, job.labels, files.case, protocol=protocol, calibration=calibration)
 
 
@@ -181,32 +131,6 @@ def _read(path: Path, labels: Labels) -> Volume:
         said, derived = (" x ".join(f"{mm:.4g}" for mm in values) for values in (zooms, volume.spacing_mm))
         raise InputError(f"{path}: its header says a spacing of {said} mm, its affine {derived} mm")
     return Volume(labels.to_classes(volume.voxels, str(path)), volume.affine)
-
-
-@dataclass(frozen=True, eq=False)
-class Probabilities:
-    """C x I x J x K, and where they lie."""
-
-    voxels: np.ndarray
-    affine: np.ndarray
-
-
-def read_probabilities(path: Path) -> Probabilities:
-    """Probabilities of every class; a file with three axes holds those of the one foreground class.
-
-    Raises:
-        InputError: no such file, not a whole NIfTI file, other than 3 or 4 axes.
-    """
-    nifti.read_header(path)  # whose size fits the file's
-    try:
-        image: Any = nib.load(path)
-        values = np.asanyarray(image.dataobj, dtype=np.float32)
-    except Exception as error:  # a truncated or damaged file makes nibabel raise anything
-        raise unreadable(path, "a whole NIfTI file", error) from None
-    if values.ndim not in (3, 4):
-        raise InputError(f"{path}: expected probabilities with 3 or 4 axes, got shape {values.shape}")
-    stacked = np.stack([1 - values, values]) if values.ndim == 3 else np.moveaxis(values, -1, 0)
-    return Probabilities(stacked, image.affine)
 
 
 def _each(work: Callable[[Files], T], pairs: Sequence[Files], workers: int, what: str) -> list[T]:

@@ -52,9 +52,9 @@ def match(prediction: np.ndarray, reference: np.ndarray, connectivity: int = 3) 
     p, r = (_components(mask, structure) for mask in cut)
     np_, nr = int(p.max(initial=0)), int(r.max(initial=0))
     prediction_group, reference_group = np.full(np_ + 1, -1), np.full(nr + 1, -1)
-    shared = np.bincount(p[(p > 0) & (r > 0)].astype(np.int64) * (nr + 1) + r[(p > 0) & (r > 0)], minlength=1)
-    pairs = np.flatnonzero(shared)
-    common = {divmod(int(pair), nr + 1): int(shared[pair]) for pair in pairs}
+    shared = (p > 0) & (r > 0)
+    pairs, voxels = np.unique(p[shared].astype(np.int64) * (nr + 1) + r[shared], return_counts=True)
+    common = {divmod(int(pair), nr + 1): int(n) for pair, n in zip(pairs, voxels, strict=True)}
 
     owner: dict[int, int] = {}
     for (i, j), voxels in common.items():  # in the order of i, so that the first of equals wins
@@ -83,9 +83,8 @@ def _components(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:
     return labelled[0]
 
 
-def lesions_of(matched: Matched, spacing_mm: Sequence[float]) -> tuple[Lesion, ...]:
+def lesions_of(matched: Matched, voxel_ml: float) -> tuple[Lesion, ...]:
     """The lesions of both sides with their sizes, the reference's first."""
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
     found: list[Lesion] = []
     sides: tuple[tuple[Side, np.ndarray, np.ndarray], ...] = (
         ("reference", matched.reference, matched.reference_group),

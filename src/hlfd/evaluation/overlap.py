@@ -10,8 +10,9 @@ What an empty mask gives:
 | empty | not empty | 0 | 1 | undefined (NaN) | undefined (NaN) | 0 | undefined (NaN) |
 | not empty | empty | 0 | 1 | -1 | 1 | 0 | 0 |
 
-An undefined value is counted and left out of means (`hlfd.evaluation.summary`). A region that was missed always has the
-worst value there is, so leaving out never hides it.
+An undefined value is counted and left out of means (`hlfd.evaluation.summary`). A region that was missed is never left
+out, and has the worst dice, jaccard, voe, precision and recall there is. Not so rvd and abs_rvd: a region more than
+twice too large has a larger abs_rvd than a missed one, so beside their means the number of missed regions stands.
 """
 
 from dataclasses import dataclass

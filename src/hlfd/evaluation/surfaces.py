@@ -5,6 +5,8 @@
   outside the array is outside the mask.
 - **Surface elements** (Nikolov et al. 2021, JMIR 23:e26151, and their ``surface-distance``): the corners where eight
   voxels meet that are not all alike, each weighted with the area in mm2 that marching cubes puts there.
+
+Where axes are not perpendicular (a gantry tilt kept in the affine), a matrix takes the place of the spacing.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,9 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+
+Spacing = Sequence[float] | np.ndarray
+"""mm along each axis; or the 3 x 3 matrix that turns steps along the axes into mm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +46,21 @@ def bounding_box(*masks: np.ndarray) -> tuple[slice, ...] | None:
     return tuple(box)
 
 
-def voxel_surface(mask: np.ndarray, spacing_mm: Sequence[float], connectivity: int = 1) -> Surface:
+def voxel_surface(mask: np.ndarray, spacing_mm: Spacing, connectivity: int = 1) -> Surface:
     """Centres of a boolean mask's border voxels.
 
     Args:
         mask: any number of axes.
-        spacing_mm: of each axis.
+        spacing_mm: of each axis, or the matrix.
         connectivity: how many coordinates of a neighbour may differ: 1 (faces), 2 (and edges), 3 (and corners).
     """
-    return Surface(np.argwhere(mask & ~_interior(mask, connectivity)) * np.asarray(spacing_mm, dtype=np.float64))
+    return Surface(_placed(np.argwhere(mask & ~_interior(mask, connectivity)), spacing_mm))
+
+
+def _placed(steps: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """Steps along the axes (N x axes) as points in mm."""
+    mm = np.asarray(spacing_mm, dtype=np.float64)
+    return steps * mm if mm.ndim == 1 else steps @ mm.T
 
 
 def _interior(mask: np.ndarray, connectivity: int) -> np.ndarray:
@@ -62,15 +73,25 @@ def _interior(mask: np.ndarray, connectivity: int) -> np.ndarray:
     return inside
 
 
-def element_surface(mask: np.ndarray, spacing_mm: Sequence[float]) -> Surface:
+def element_surface(mask: np.ndarray, spacing_mm: Spacing) -> Surface:
     """Surface elements of a boolean mask with 3 axes: corners between unlike voxels, and their marching-cubes areas."""
-    from monai.metrics.utils import get_code_to_measure_table
+    from monai.metrics.utils import ENCODING_KERNEL
 
     padded = np.pad(mask, 1).astype(np.uint8)
-    table, kernel = get_code_to_measure_table(tuple(spacing_mm))
     codes = np.zeros([n - 1 for n in padded.shape], dtype=np.uint8)
-    for corner, bit in np.ndenumerate(kernel.numpy().reshape(2, 2, 2).astype(np.uint8)):
+    for corner, bit in np.ndenumerate(np.array(ENCODING_KERNEL[3], dtype=np.uint8)):
         codes += bit * padded[tuple(slice(c, n - 1 + c) for c, n in zip(corner, padded.shape, strict=True))]
     where = np.nonzero((codes != 0) & (codes != 255))
-    points = (np.stack(where, axis=1) - 0.5) * np.asarray(spacing_mm, dtype=np.float64)
-    return Surface(points, table.numpy().astype(np.float64)[codes[where]])
+    return Surface(_placed(np.stack(where, axis=1) - 0.5, spacing_mm), _areas_mm2(spacing_mm)[codes[where]])
+
+
+def _areas_mm2(spacing_mm: Spacing) -> np.ndarray:
+    """Area of the surface element of each of the 256 neighbourhoods."""
+    from monai.metrics import utils
+
+    mm = np.asarray(spacing_mm, dtype=np.float64)
+    if mm.ndim == 1:
+        return utils.get_code_to_measure_table(tuple(mm.tolist()))[0].numpy().astype(np.float64)
+    cofactors = np.linalg.det(mm) * np.linalg.inv(mm).T  # what a matrix does to normals as long as their areas
+    normals = utils._get_neighbour_code_to_normals_table()  # pyright: ignore[reportPrivateUsage]
+    return np.linalg.norm(normals.numpy() @ cofactors.T, axis=-1).sum(-1)

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from hlfd.evaluation.protocol import Protocol
 
+_SIZES = ("rvd", "rvd_evaluator", "abs_rvd", "volume_difference_ml", "abs_volume_difference_ml")
+"""Metrics that a missed region is not the worst in: how many were missed stands beside them."""
+
 
 def evaluation_table(document: Mapping[str, Any], protocol: Protocol) -> Group:
     """A row per region and metric in 80 columns, the figures over all cases, and how many were empty.
@@ -29,8 +32,10 @@ def evaluation_table(document: Mapping[str, Any], protocol: Protocol) -> Group:
             low, high = found["low"], found["high"]
             interval = "-" if low is None else f"{_figure(low)} to {_figure(high)}"
             counts = (str(found["patients"]), str(found["undefined"]))
+            missed = document["empty"][region]["prediction"] if metric in _SIZES else 0
+            named = f"{metric}, {missed} missed" if missed else metric
             means.add_row(
-                "" if place else region, metric, _figure(found["mean"]), interval, _figure(found["median"]), *counts
+                "" if place else region, named, _figure(found["mean"]), interval, _figure(found["median"]), *counts
             )
     totals = _table("All cases together", ("region", "figure"), ("value",))
     for region, figures in document["global"].items():

@@ -19,7 +19,6 @@ from hlfd.inference.inputs import by_slices
 from hlfd.inference.orientations import Tta, averaged, turns
 from hlfd.inference.plausible import doubts
 from hlfd.inference.stages import Stages
-from hlfd.inference.statistics import voxel_mm3
 from hlfd.inference.windows import answers
 from hlfd.progress import Advance
 from hlfd.segmenter import Segmenter
@@ -61,6 +60,8 @@ class Predictor:
         tta: test-time augmentation: class probabilities are the mean over all ``flips``, or over ``all`` eight
             orientations in the plane of the slices.
         postprocess: in place of the model's own.
+        strict: whether a network that gives NaN is an error. If not, NaN is background and ``gave_nan`` becomes true: a
+            training that diverged counts as one that finds nothing, and ends no study.
 
     Raises:
         InputError: a device that is not there, preprocessing that the network isn't made for.
@@ -75,7 +76,9 @@ class Predictor:
         step_size: float = 1 - OVERLAP,
         tta: Tta = "none",
         postprocess: Postprocess | None = None,
+        strict: bool = True,
     ):
+        self.strict, self.gave_nan = strict, False
         self.model, self.batch_size, self.overlap = model, batch_size, 1 - step_size
         tapped, shown = model.network, model.preprocess
         if (tapped.dims, tapped.in_channels) != (shown.dims, shown.channels):
@@ -146,14 +149,14 @@ class Predictor:
         labels = canvas.labels
         if self.postprocess:
             with stages("postprocess"):
-                labels = labels.like(self.postprocess.apply(labels.voxels, voxel_mm3(image), self.model.labels))
+                labels = labels.like(self.postprocess.apply(labels.voxels, image.voxel_mm3, self.model.labels))
         return Prediction(labels, canvas.probabilities, doubts(image, self.model))
 
     def probabilities(self, batch: Tensor) -> Tensor:
         """Class probabilities (N x K x spatial, float32) of prepared images (N x C x spatial) of any size.
 
         Raises:
-            NotFiniteError: the network gives NaN or infinity, of which a label map would show nothing.
+            NotFiniteError: if ``strict``: the network gives NaN or infinity, of which a label map would show nothing.
         """
         size = batch.shape[2:]
         multiple = self.multiple
@@ -163,7 +166,9 @@ class Predictor:
         padded = F.pad(batch.to(self.device), padding, value=AIR).contiguous(memory_format=self.layout)
         found = averaged(self._one, padded, self.turns)[(..., *(slice(n) for n in size))]
         if not found.sum().isfinite():
-            raise NotFiniteError("expected finite logits of the network, it gives NaN or infinity")
+            self.gave_nan = True
+            if self.strict:
+                raise NotFiniteError("expected finite logits of the network, it gives NaN or infinity")
         return found
 
     def _one(self, batch: Tensor) -> Tensor:

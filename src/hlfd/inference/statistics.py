@@ -23,7 +23,7 @@ def statistics(image: Volume, classes: Volume, labels: Labels) -> dict[str, Any]
         for a lesion, ``lesions``: ``volume_ml`` and ``diameter_mm`` (of a sphere of this volume) of each connected
         component (by faces, edges or corners), the largest first.
     """
-    voxel_ml = voxel_mm3(image) / 1000
+    voxel_ml = image.voxel_mm3 / 1000
     lesions = lesion_regions(labels)
     regions: dict[str, Any] = {}
     for name, ids in labels.regions.items():
@@ -39,8 +39,3 @@ def statistics(image: Volume, classes: Volume, labels: Labels) -> dict[str, Any]
             ]
         regions[name] = found
     return {"spacing_mm": image.spacing_mm, "shape": image.shape, "regions": regions}
-
-
-def voxel_mm3(image: Volume) -> float:
-    """Volume of a voxel, mm3; of a sheared one too."""
-    return abs(float(np.linalg.det(image.affine[:3, :3])))

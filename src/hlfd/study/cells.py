@@ -10,10 +10,13 @@ from typing import Any, Literal
 from hlfd.errors import InputError, nearest
 from hlfd.io.files import write_json
 from hlfd.recipe import Recipe
-from hlfd.sections import ALONE, Method, Plugin
+from hlfd.sections import ALONE, Method, Plugin, StudySection
 
 _GROWING = ("methods", "students")
 """What more may come of in the same study."""
+
+_SAID = {"is_study": "layout, is_study: that of hlfd study, or of hlfd compare"}
+"""What a key that differs is called, where its name doesn't tell."""
 
 Kind = Literal["teacher", "search", "student"]
 
@@ -46,11 +49,17 @@ class Cell:
         return f"{self.student}-{self.method.label}"
 
 
+def as_study(recipe: Recipe) -> Recipe:
+    """The recipe as a study: without a ``study`` section, one with the recipe's own seed and student."""
+    section = recipe.study or StudySection(seeds=(recipe.seed,))
+    return recipe.model_copy(update={"study": section})
+
+
 def plan(recipe: Recipe) -> list[Cell]:
     """All cells of a recipe, each after those it needs: teachers, then each seed's methods.
 
-    A study always has the student alone among its methods, and its teacher. A recipe without a ``study`` section has
-    one seed and one student.
+    A study always has the student alone among its methods, and its teacher. A recipe without a ``study`` section, a
+    comparison, has one seed, one student and the methods that it lists.
     """
     study = recipe.study
     students = dict(study.students) if study and study.students else {"student": recipe.student}
@@ -199,6 +208,6 @@ def _require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> 
                 sides = [{k: side.get(k) for k in names} for side in sides]
             expected, got = (json.dumps(side)[:200] for side in sides)
             raise InputError(
-                f"{folder}: holds a study with another {key}; choose another output or remove it "
+                f"{folder}: holds a study with another {_SAID.get(key, key)}; choose another output or remove it "
                 f"(expected {expected}, got {got})"
             )

@@ -55,7 +55,7 @@ def run(recipe: Recipe, *, only: str | None = None, jobs: int = 1, workers: int 
 
     Raises:
         InputError: as `ready`, and what a cell raises.
-        RuntimeError: a process of several failed; the line says where to read why.
+        ChildProcessError: a process of several failed or was killed; the line says where to read why.
     """
     cells = chosen(plan(recipe), only)
     workspace = ready(recipe, workers, only)
@@ -155,7 +155,7 @@ def _side_by_side(workspace: steps.Workspace, cells: Sequence[Cell], only: str |
     try:
         with progress("cells", total) as advance:
             seen = 0
-            while any(process.is_alive() for process in running):
+            while sum(process.is_alive() for process in running):  # not any(): who is asked is buried if dead
                 done = sum(ledger.done(cell) for cell in cells)
                 advance(done - seen)
                 seen = done
@@ -171,9 +171,11 @@ def _side_by_side(workspace: steps.Workspace, cells: Sequence[Cell], only: str |
     failed = [k for k, process in enumerate(running) if process.exitcode]
     if failed and not all(ledger.done(cell) for cell in cells):
         log = logs / f"{os.getpid()}-{failed[0]}.log"
-        last = log.read_text().strip().splitlines()[-1:] or ["no message"]
-        kind = InputError if running[failed[0]].exitcode == 2 else RuntimeError
-        raise kind(f"{last[0]}; the whole is in {log}")
+        code, lines = running[failed[0]].exitcode or 0, log.read_text().strip().splitlines() if log.exists() else []
+        last = lines[-1].removeprefix("hlfd: ").removesuffix("; what is finished stays") if lines else "no message"
+        if code < 0:
+            last = f"a process was killed by signal {-code}, perhaps for lack of memory"
+        raise (InputError if code == 2 else ChildProcessError)(f"{last}; the whole is in {log}")
 
 
 def _worker(values: str, only: str | None, log: Path, threads: int) -> None:

@@ -12,6 +12,9 @@ def peak_mib(models: Mapping[str, Path], size: Sequence[int]) -> dict[str, float
     """Peak memory of each model, MiB: its weights and one image of this size on its way through, batch 1, float32.
 
     What the process grew by at its highest, so without the program itself, which is the same for all.
+
+    Raises:
+        ChildProcessError: such a process failed or was killed.
     """
     found: dict[str, float] = {}
     for name, folder in models.items():
@@ -19,7 +22,7 @@ def peak_mib(models: Mapping[str, Path], size: Sequence[int]) -> dict[str, float
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
-            raise RuntimeError(f"{folder}: its memory could not be measured: {last[0]}")
+            raise ChildProcessError(f"{folder}: its memory could not be measured: {last[0]}")
         found[name] = float(ended.stdout.split()[-1])
     return found
 

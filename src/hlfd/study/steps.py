@@ -340,7 +340,7 @@ def evaluate(
     leaked = model.learned_from & patient_keys(workspace.data_name, patients)
     if leaked and part in ("test", "all"):
         raise InputError(f"{model_folder}: learned from {len(leaked)} of the {len(patients)} patients to be tested on")
-    cases, results, predictor = workspace.cases(patients), list[CaseResult](), Predictor(model)
+    cases, results, predictor = workspace.cases(patients), list[CaseResult](), Predictor(model, strict=False)
     with progress(f"evaluating {folder.name}", len(cases)) as advance:
         for case in cases:
             found = predictor.run(source.read_image(case), probabilities=calibration)
@@ -360,5 +360,7 @@ def evaluate(
             )
             results.append(judged)
             advance()
+    if predictor.gave_nan:
+        console.print(f"{model_folder}: its network gives NaN, which counts as background", highlight=False)
     write_evaluation(folder, results, protocol)
     return results

@@ -1,5 +1,6 @@
 """Everything: overlap, volumes, surface distances, surface Dice and, for tumours and lesions, lesion-wise detection."""
 
+import re
 from collections.abc import Sequence
 
 from hlfd.evaluation.distances import surface_distances
@@ -10,14 +11,18 @@ from hlfd.evaluation.protocol import Measured, Protocol, Totals
 from hlfd.evaluation.protocols import _shared
 from hlfd.evaluation.results import CaseResult, Lesion, Scores
 
-LESION_WORDS = ("tumor", "tumour", "lesion", "mass", "cyst", "metastas", "nodule")
+LESION = re.compile(r"(tumou?r|cancer|lesion|masse?|cyst|metastas[ei]|nodule)s?")
+"""A word that names lesions."""
+
 METRICS = ("dice", "surface_dice", "hd95_mm", "assd_mm", "rvd", "lesion_recall", "lesion_precision")
 
 EMPTY_POLICY = (
     "both empty: dice, jaccard, precision, recall, surface Dice 1, the rest 0; only the prediction empty (a miss): "
-    "overlap and surface Dice 0, voe 1, rvd -1, abs_rvd 1, distances the volume's diagonal; only the reference empty: "
-    "the same, but rvd, abs_rvd, recall undefined (null); lesion recall is undefined without reference lesions, lesion "
-    "precision and F1 without any; undefined values are counted and left out of means"
+    "overlap, surface Dice and detection 0, voe 1, distances the volume's diagonal, the worst there is, but rvd -1, "
+    "abs_rvd 1 and minus the reference's volume, which over-segmentation can exceed; only the reference empty: overlap "
+    "and surface Dice 0, voe 1, distances the diagonal, rvd, abs_rvd and recall undefined (null); lesion recall is "
+    "undefined without reference lesions, lesion precision and F1 without any; undefined values are counted and left "
+    "out of means"
 )
 
 
@@ -27,7 +32,8 @@ def build(*, tolerance_mm: float = 2.0) -> Protocol:
     Args:
         tolerance_mm: of the surface Dice.
 
-    A region is taken to consist of lesions if its name says so (tumor, lesion, mass, cyst, metastases, nodule).
+    A region is taken to consist of lesions if its name says so (tumor, cancer, lesion, mass, cyst, metastases, nodule)
+    and it holds nothing else: ``kidney_and_mass`` doesn't.
     Components touch by faces, edges or corners; surfaces are border voxels that lack a neighbour across a face.
     """
 
@@ -45,8 +51,8 @@ def build(*, tolerance_mm: float = 2.0) -> Protocol:
                 | {"surface_dice": _shared.surface_dice(distances, counts, tolerance_mm)}
                 | _shared.volume_scores(counts, pair.voxel_ml)
             )
-            if consists_of_lesions(region):
-                lesions[region] = lesions_of(match(prediction, reference), pair.spacing_mm)
+            if consists_of_lesions(region, [pair.names[index - 1] for index in pair.regions[region]]):
+                lesions[region] = lesions_of(match(prediction, reference), pair.voxel_ml)
                 scores[region] |= detection(lesions[region])
         return Measured(scores, voxels, lesions)
 
@@ -61,14 +67,20 @@ def build(*, tolerance_mm: float = 2.0) -> Protocol:
     )
 
 
-def consists_of_lesions(region: str) -> bool:
-    """Whether the region's name is that of a lesion."""
-    return any(word in region.lower() for word in LESION_WORDS)
+def consists_of_lesions(region: str, classes: Sequence[str]) -> bool:
+    """Whether the region's name is that of a lesion, and those of its classes, as far as they have any, are too."""
+    parts = re.split(r"(?<![a-z])(?:and|with)(?![a-z])", region.lower())
+    named = [name for name in classes if not re.fullmatch(r"label_\d+", name)]
+    return all(map(_names_a_lesion, [*parts, *named]))
+
+
+def _names_a_lesion(name: str) -> bool:
+    return any(LESION.fullmatch(word) for word in re.findall("[a-z]+", name.lower()))
 
 
 def totals(cases: Sequence[CaseResult]) -> Totals:
     """Global Dice, and detection over all lesions."""
     found = _shared.global_dice(cases)
-    for region in filter(consists_of_lesions, found):
+    for region in cases[0].lesions:
         found[region] |= _shared.lesion_totals(cases, region)
     return found

@@ -20,7 +20,7 @@ from hlfd.evaluation.pairs import Pair, Regions
 from hlfd.evaluation.protocol import Measured, Protocol, Totals
 from hlfd.evaluation.protocols import _shared
 from hlfd.evaluation.results import CaseResult, Lesion, Scores
-from hlfd.evaluation.surfaces import voxel_surface
+from hlfd.evaluation.surfaces import Spacing, voxel_surface
 from hlfd.labels import Labels, organ_and_tumor
 
 PENALTY = 9001.0
@@ -61,7 +61,7 @@ def measure(pair: Pair) -> Measured:
     )
     scores["tumor"]["tumor_burden_error"] = reference - prediction
     matched = match(*tumor, connectivity=1)
-    return Measured(scores, voxels, {"tumor": _with_scores(matched, lesions_of(matched, pair.spacing_mm), pair)})
+    return Measured(scores, voxels, {"tumor": _with_scores(matched, lesions_of(matched, pair.voxel_ml), pair)})
 
 
 def totals(cases: Sequence[CaseResult]) -> Totals:
@@ -114,7 +114,7 @@ def _with_scores(matched: Matched, lesions: Sequence[Lesion], pair: Pair) -> tup
     return tuple(found)
 
 
-def _scores(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+def _scores(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Spacing) -> dict[str, float]:
     counts = count(prediction, reference)
     distances = surface_distances(prediction, reference, spacing_mm, _surface)
     if distances is None:
