@@ -104,6 +104,9 @@ def verdicts(results: Mapping[str, Any]) -> Verdicts:
     return {(c["name"], c["minus"], c["region"]): c["verdict"] for c in results.get("comparisons") or ()}
 
 
+_VERDICTS = {"none": "no difference", "refused": "no claim"}
+
+
 def comparison_tables(results: Mapping[str, Any]) -> list[tuple[str, Table]]:
     """Region -> a row a comparison: difference with its interval, p after Holm, effect sizes, seed by seed."""
     headers = (
@@ -124,7 +127,7 @@ def comparison_tables(results: Mapping[str, Any]) -> list[tuple[str, Table]]:
             Cell(fixed(number(found["effect"]), 2, signed=True)),
             Cell(fixed(number(found["rank_biserial"]), 2, signed=True)),
             Cell(", ".join(fixed(number(value), signed=True) for value in found.get("by_seed") or ()) or DASH),
-            Cell({"none": "no difference", "refused": "no claim"}.get(found["verdict"], found["verdict"])),
+            Cell(_VERDICTS.get(found["verdict"], str(found["verdict"]))),
         )
         rows.setdefault(found["region"], []).append((f"{found['name']} − {found['minus']}", cells))
     return [(region, Table(headers, tuple(lines))) for region, lines in rows.items()]
