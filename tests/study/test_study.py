@@ -19,7 +19,7 @@ import yaml
 from hlfd import recipe
 from hlfd.errors import InputError
 from hlfd.sections import Method, SearchSection
-from hlfd.segmenter import Segmenter
+from hlfd.segmenter import Segmenter, build_network
 from hlfd.study import collect, compare, engine, memory, search, steps
 from hlfd.study.calibration import calibration_of
 from hlfd.study.cells import Cell, Ledger, as_study, chosen, plan
@@ -344,16 +344,20 @@ def test_a_model_that_gives_nan_finds_nothing_and_ends_no_study(results, values,
     assert "its network gives NaN, which counts as background" in " ".join(capfd.readouterr().err.split())
 
 
-def test_a_model_that_gives_nan_is_left_out_of_the_calibration(results, values, capfd):
-    workspace = steps.Workspace(make(values), 1)
+def test_a_model_that_gives_nan_is_left_out_of_the_calibration(values, tmp_path, capfd):
+    workspace = steps.Workspace(make(values, output=str(tmp_path / "run")), 1)
     store, cases = workspace.store, [case.id for case in workspace.cases(workspace.patients)]
-    good, bad = (Segmenter.load(make(values).folder / "seed-3" / "student" / "model") for _ in range(2))
+    labels = workspace.source.labels
+    networks = (build_network("unet", {"width": 1}, labels.classes) for _ in range(2))
+    good, bad = (Segmenter(network, "unet", {"width": 1}, store.preprocess, labels) for network in networks)
     for weights in bad.network.parameters():
         weights.data.fill_(float("nan"))
     assert sum(calibration_of([(good, store, cases)]).voxels) > 0
     left_out = calibration_of([(good, store, cases[:1]), (bad, store, cases[1:])])
     assert sum(left_out.voxels) == 0 and np.isnan(left_out.ece)
-    assert f"calibration: unet (seg) is left out, its probabilities of {cases[1]} hold NaN" in capfd.readouterr().err
+    assert (
+        f"calibration: unet (no method) is left out, its probabilities of {cases[1]} hold NaN" in capfd.readouterr().err
+    )
 
 
 def test_the_dry_run(results, values, tmp_path, hlfd):
