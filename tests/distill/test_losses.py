@@ -12,6 +12,7 @@ from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
 from torch.nn import functional as F
 
+from hlfd.data.rows import decode, encode
 from hlfd.distill.losses import (
     DistillationLoss,
     ImportanceMapLoss,
@@ -395,6 +396,20 @@ def test_a_loss_without_knowledge_of_its_own_needs_whole_features():
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("size", [(64, 64), (16, 16)], ids=["log_probabilities", "gathered"])
+def test_what_is_kept_tells_a_nearly_converged_student_from_its_teacher(size, temperature):
+    """Where both are nearly sure, and nearly agree, coarser steps show."""
+    loss, target = PixelLoss(temperature), torch.zeros(2, 64, 64, dtype=torch.long)
+    coarse = resize(draw(1, 2, 3, 4, 4, scale=6), size)
+    student, teacher = coarse + draw(2, 2, 3, *size, scale=0.3), resize(coarse, target.shape[1:])
+    known = loss.knowledge(teacher, size, target)
+    code = loss.code(known, 3)
+    kept = torch.from_numpy(np.stack([decode(encode(row.numpy(), code), code, tuple(row.shape)) for row in known]))
+    exactly, found = (float(loss.compare(student, k, target)) for k in (known, kept))
+    assert found == pytest.approx(exactly, rel=2e-3)
 
 
 # Segmentation.
