@@ -1,9 +1,10 @@
 """Whole epochs of training on real CT slices: student alone, with a live teacher, and with what it knows in a cache.
 
-    .venv/bin/python benchmarks/epoch.py [--size 384] [--slices 32] [--rounds 3] [--json FILE]
+    .venv/bin/python benchmarks/epoch.py [--size 384] [--slices 32] [--steps 16] [--rounds 3] [--json FILE]
 
 Slices of ../shared/data/msd_liver_slices (8-bit, 256 x 256, resized to --size), liver; everything that `hlfd distill`
-does: loading, augmentation, losses, gradient readings, logging, validation on two patients. The teacher is first
+does: loading, augmentation, losses, gradient readings, logging, validation on two patients; an epoch has --steps steps
+of 8 slices. The teacher's heads are fitted before and are not counted, nor is the export. The teacher is first
 trained for --teacher-epochs, so that what is kept compresses as it does in use. The ways take turns; medians.
 
 The cache: bytes for a slice in all eight orientations, and the time to build it beside an epoch with a live teacher.
@@ -31,6 +32,7 @@ from hlfd.study.steps import Workspace
 from hlfd.training.job import Job
 from hlfd.training.run import build_cache, run
 
+BATCH = 8
 DATA = Path(__file__).parents[2] / "shared" / "data" / "msd_liver_slices"
 
 
@@ -52,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=384, help="pixels an axis")
     parser.add_argument("--slices", type=int, default=32, help="training slices, at least")
+    parser.add_argument("--steps", type=int, default=16, help="of a student's epoch, 8 slices each")
     parser.add_argument("--teacher", default="unet:32", help="NAME:WIDTH")
     parser.add_argument("--teacher-epochs", type=int, default=2)
     parser.add_argument("--students", nargs="+", default=["unet_mobilenetv2"])
@@ -85,20 +88,28 @@ def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
         return Job(
             folder=root / name,
             network=plugin(network),
-            training=TrainingSection(epochs=epochs, validate_every=epochs, cache=kept, lr=1e-3, head_steps=4),
+            training=TrainingSection(
+                epochs=epochs,
+                validate_every=epochs,
+                samples_per_epoch=options.steps * BATCH if method else None,
+                batch_size=BATCH,
+                cache=kept,
+                lr=1e-3,
+                head_steps=4,
+            ),
             store=workspace.store,
             split=split,
             labels=workspace.source.labels,
             data=workspace.data_name,
             seed=0,
             method=Method.model_validate({"name": method}) if method else None,
-            teachers=(TeacherSection(model=teacher),) if method else (),
+            teachers=(TeacherSection(model=teacher),) if method not in (None, "seg") else (),
             cache=root / "cache",
             machine=Machine(loader_workers=options.loader_workers),
         )
 
     teacher = root / "teacher" / "model"
-    run(job("teacher", options.teacher, None, "never", options.teacher_epochs))
+    run(job("teacher", options.teacher, None, "never", epochs=options.teacher_epochs))
     dice = Segmenter.load(teacher).facts["best_validation_dice"]
     print(
         f"{len(split.train)} patients, {slices} slices of {options.size} x {options.size}, "
@@ -117,23 +128,27 @@ def _student(job: Any, student: str, options: argparse.Namespace, slices: int, r
     building = time.perf_counter() - started
     size = sum(path.stat().st_size for path in files)
     times: dict[str, list[float]] = {"alone": [], "cached": [], "live": []}
+    seen = 0  # slices in an epoch
     for round_ in range(options.rounds):
-        for way, method, kept in (("alone", None, "never"), ("cached", "hlfd", "require"), ("live", "hlfd", "never")):
+        for way, method, kept in (("alone", "seg", "never"), ("cached", "hlfd", "require"), ("live", "hlfd", "never")):
             one = job(f"{student} {way} {round_}", student, method, kept)
             run(replace(one, cache=root / f"{student} cache"))
-            times[way].append(Segmenter.load(one.folder / "model").facts["train_seconds"])
+            facts = Segmenter.load(one.folder / "model").facts
+            times[way].append(facts["train_seconds"])
+            seen = facts["steps"] * BATCH
     rows: list[dict[str, Any]] = []
     for way, values in times.items():
         ratio = statistics.median(a / b for a, b in zip(values, times["alone"], strict=True))
         seconds = statistics.median(values)
         rows.append({"size": options.size, "student": student, "way": way, "seconds": seconds, "ratio": ratio})
-        rows[-1]["ms_a_slice"] = 1000 * seconds / slices
+        rows[-1]["ms_a_slice"] = 1000 * seconds / seen
         print(
             f"{student:17} {way:8} {seconds:8.1f} s an epoch, {rows[-1]['ms_a_slice']:5.0f} ms a slice  "
             f"{ratio:6.2f} x alone",
             flush=True,
         )
-    live, mib = statistics.median(times["live"]), size / slices / 2**20
+    live = statistics.median(times["live"]) * slices / seen  # as if it saw each slice once, as building does
+    mib = size / slices / 2**20
     rows.append({"size": options.size, "student": student, "cache_mib": mib, "building": building, "live": live})
     print(f"{student:17} cache    {mib:8.2f} MiB a slice in 8 orientations")
     print(f"{student:17} building {building:8.1f} s, {building / 8 / live:.2f} live epochs an orientation", flush=True)

@@ -4,7 +4,7 @@
 
 2D: UNet 16 teaches unet_mobilenetv2, 8 images of 128, 256 and 512 pixels an axis. 3D: UNet 16 teaches UNet 4, one patch
 of 64 and of 96. Teacher: forward. Student: forward and backward with the segmentation loss. Losses: those of HLFD,
-forward and backward down to the taps; and importance maps alone, at half of the taps and at all.
+forward and backward down to the taps; and importance maps alone, at every tap once and, of the same sizes, twice.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Lesson:
         self.distiller = Distiller(plugins.load("methods", "hlfd", *taps, classes=CLASSES))
         self.distiller.freeze_heads()
         shared = [role for role in taps[0] if role in taps[1] and role != "logits"]
-        self.maps = {"half the taps": shared[: len(shared) // 2], "all taps": shared}
+        self.maps = {"each tap once": shared, "taps x 2": shared * 2}
 
     def train(self) -> None:
         self.loss(self.student(self.image)["logits"], self.target).backward()

@@ -7,9 +7,10 @@ Images of random numbers, three classes, batches of 8. Four ways to make a step 
 - alone: the student with the segmentation loss;
 - cached: HLFD, what the teacher knows read from a cache on disk (`hlfd cache`) and decoded;
 - live: HLFD with the teacher's forward pass, batch norms folded, channels_last;
-- usual: HLFD as it is usually written: batch norms apart, NCHW, every feature brought to full resolution before it is
-  concatenated, projections built anew in each step. On --usual-batch images, times 8 / that: 8 at once don't fit. It
-  has a process of its own, since the memory it leaves would slow the others.
+- usual: HLFD as it is usually written: batch norms apart, NCHW, every decoder feature brought to full resolution
+  before it is concatenated, encoder features to the smallest of them, projections built anew in each step. On
+  --usual-batch images, times 8 / that: 8 at once don't fit. It has a process of its own, since the memory it leaves
+  would slow the others.
 
 All ways take turns within a round, so that a machine whose speed drifts slows all alike; figures are medians. The
 teachers' forward passes don't depend on the student: one of each kind is timed a round and counted for every student.
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from hlfd import Distiller, FrozenTeacher, SegmentationLoss, Tapped, plugins
 from hlfd.distill.folding import fold_batch_norms
 from hlfd.distill.losses import ImportanceMapLoss, resize
+from hlfd.distill.projectors import fuse
 from hlfd.machine import keep_freed_memory
 from hlfd.training.cache import KnowledgeCache
 
@@ -101,10 +103,11 @@ class Pupil:
         for term in self.distiller.each():
             sides: list[Tensor] = []
             for features, roles in ((own, term.student), (teacher, term.teacher)):
+                if isinstance(term.loss, ImportanceMapLoss):
+                    sides.append(fuse(features, roles))
+                    continue
                 full = torch.cat([resize(features[role], target.shape[1:]) for role in roles], 1)
-                if not isinstance(term.loss, ImportanceMapLoss) and roles != ("logits",):
-                    full = nn.Conv2d(full.shape[1], CLASSES, 1)(full)
-                sides.append(full)
+                sides.append(full if roles == ("logits",) else nn.Conv2d(full.shape[1], CLASSES, 1)(full))
             losses.append(term.weight * term.loss(sides[0], sides[1].detach(), target))
         return losses
 
@@ -149,7 +152,7 @@ def measure(
                     seconds = timed(partial(pupil.step, way, image, target, features))[0]
                     times.setdefault((name, way), []).append(seconds + (quick if way == "live" else 0))
             times.setdefault(("", "teacher, folded"), []).append(quick)
-            for name in pupils if 0 < round_ <= usual_rounds else ():
+            for name in pupils if round_ <= usual_rounds and usual_rounds else ():
                 slow, seconds = beside.submit(usual_step, teacher, name, size, few).result()
                 times.setdefault((name, "usual"), []).append((seconds + slow) * BATCH / few)
                 times.setdefault(("", "teacher, usual"), []).append(slow * BATCH / few)
@@ -166,6 +169,7 @@ def measure(
 
 def set_clock(cpu: bool, threads: int) -> None:
     global CPU  # noqa: PLW0603
+    keep_freed_memory()
     CPU = cpu
     torch.set_num_threads(threads)
 
@@ -192,6 +196,7 @@ def batch(size: int, images: int = BATCH) -> tuple[Tensor, Tensor]:
 
 def one_process(teacher: str, student: str, way: str, size: int, images: int, kept: Path) -> None:
     """Two steps of one way; the peak of memory in MiB."""
+    keep_freed_memory()
     image, target = batch(size, images)
     fast, usual = teachers_of(teacher)
     if way == "usual":
@@ -202,8 +207,9 @@ def one_process(teacher: str, student: str, way: str, size: int, images: int, ke
         del usual
     pupil = Pupil(student, chosen, (way,))
     if way == "cached":
+        filling = not kept.exists()  # in the first process the teacher does
         pupil.open_cache(kept, image, target)
-        if not pupil.cache.asked:  # in the first process the teacher fills the cache
+        if not filling:
             chosen.to("meta")
     for _ in range(2):
         features = chosen(image) if way in ("live", "usual") else None

@@ -11,6 +11,8 @@ import pytest
 import typer
 
 from hlfd import cli, plugins
+from hlfd import recipe as recipes
+from hlfd.cli._app import with_cache
 from hlfd.data.preprocess import Preprocess
 from hlfd.labels import organ_and_tumor
 from hlfd.segmenter import Segmenter, build_network
@@ -107,6 +109,11 @@ def test_list(hlfd):
     assert "teachers" in hlfd("list", "--help").out
     assert_told(hlfd("list", "network"), 2, "there is no kind 'network' (did you mean 'networks'?")
     assert_told(hlfd("list", "methods", "hldf"), 2, "there is no method 'hldf' (did you mean 'hlfd'?")
+
+
+def test_the_cache_option_is_a_change_of_the_recipe(recipe: Path):
+    assert recipes.read(recipe, with_cache(["seed=1"], "require")).student_training.cache == "require"
+    assert with_cache(None, None) == []
 
 
 def test_prepare_and_info(hlfd, recipe: Path, model: Path, kits_root: Path, tmp_path: Path):
@@ -256,6 +263,8 @@ def test_teacher_student_and_data_of_different_classes(hlfd, recipe: Path, model
         (("distill", "RECIPE", "--method", "kd"), ("no teacher there", "hlfd train RECIPE --role teacher")),
         (("distill", "RECIPE", "--method", "hldf"), ("there is no method 'hldf' (did you mean 'hlfd'?",)),
         (("train", "RECIPE", "--role", "teachers"), ("--role: expected teacher or student, got 'teachers'",)),
+        (("distill", "RECIPE", "--cache", "often"), ("--cache: expected auto, require or never, got 'often'",)),
+        (("compare", "RECIPE", "--cache", "requires"), ("did you mean 'require'?",)),
         (("train", "RECIPE", "--fold", "3", "--workers", "1"), ("fold 3: the recipe's split has 1",)),
         (("evaluate", "gone", "RECIPE"), ("gone/model.json: no such file",)),
         (("evaluate", "gone", "RECIPE", "--part", "tests"), ("--part: expected one of", "(did you mean 'test'?")),

@@ -31,6 +31,11 @@ class Machine:
     compile: bool = False
     profile: bool = False
 
+    @property
+    def processes(self) -> int:
+        """All that train together."""
+        return self.devices * self.nodes
+
 
 def processor() -> str:
     """Its name, as the system gives it."""

@@ -1,5 +1,6 @@
 """Rows come back as they went in, to the precision of their code, and only whole."""
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hlfd.data import rows
 from hlfd.data.rows import RowStore, decode, encode
 from hlfd.errors import InputError
 
@@ -32,12 +34,13 @@ def test_probabilities_come_back_within_half_a_step(seed, classes, shape):
     p = probabilities(seed, classes, *shape)
     logs = decode(encode(np.log(p), "log_probabilities"), "log_probabilities", p.shape)
     assert logs.dtype == np.float32
-    np.testing.assert_allclose(np.exp(logs)[1:], p[1:], atol=0.51 / 2**11)
+    np.testing.assert_allclose(np.exp(logs)[1:], p[1:], atol=0.51 / 2**14)
     np.testing.assert_allclose(np.exp(logs).sum(0), 1, atol=1e-5)
     row = np.concatenate([p, np.full((1, *shape), -0.37, np.float32)])
     back = decode(encode(row, "gathered"), "gathered", row.shape)
-    np.testing.assert_allclose(back[1:-1], p[1:], atol=0.51 / 2**11)
-    np.testing.assert_array_equal(back[-1], row[-1])
+    np.testing.assert_allclose(back[1:-1], p[1:], atol=0.51 / 2**14)
+    np.testing.assert_allclose(back[-1], row[-1], atol=1e-3)  # moved with the rounded probabilities
+    assert np.ptp(back[-1]) == 0
 
 
 def test_a_sure_answer_stays_sure_and_finite():
@@ -57,9 +60,9 @@ def test_smooth_answers_are_small():
 def test_rows_are_found_by_key_and_address(tmp_path: Path):
     store = RowStore(tmp_path / "a" / "rows.sqlite", {"teacher": "x"})
     rows = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
-    store.write("map", "half", ["a", "b"], rows[:2])
-    store.write("map", "half", ["b", "c"], rows[1:3] + 100)  # b is there already
-    store.write("other", "half", ["a"], rows[3:])
+    store.write(["a", "b"], {"map": rows[:2]}, {"map": "half"})
+    store.write(["b", "c"], {"map": rows[1:3] + 100}, {"map": "half"})  # b is there already
+    store.write(["a"], {"other": rows[3:]}, {"other": "half"})
     assert store.read("none", ["a"]) == {}
     found = store.read("map", ["c", "a", "b", "d"])
     assert set(found) == {"a", "b", "c"}
@@ -67,7 +70,6 @@ def test_rows_are_found_by_key_and_address(tmp_path: Path):
     np.testing.assert_array_equal(found["c"], rows[2] + 100)
     assert store.missing(["map", "other"], ["a", "b", "d"]) == ["b", "d"]
     assert store.missing(["map"], ["c", "a"]) == []
-    assert store.bytes_per_row("map") > 0 and store.bytes_per_row("none") == 0
     store.close()
     again = RowStore(tmp_path / "a" / "rows.sqlite", {"teacher": "x"})
     np.testing.assert_array_equal(again.read("other", ["a"])["a"], rows[3])
@@ -87,10 +89,38 @@ def test_something_else_is_refused(tmp_path: Path):
 
 def test_a_killed_write_leaves_no_part(tmp_path: Path):
     store = RowStore(tmp_path / "rows.sqlite", {})
-    store.write("map", "half", ["a"], np.ones((1, 4), np.float32))
+    store.write(["a"], {"map": np.ones((1, 4), np.float32)}, {"map": "half"})
     with pytest.raises(ValueError, match="shorter"):  # the third row can't be encoded: none of the three is there
-        store.write("map", "half", ["b", "c", "d"], np.ones((2, 4), np.float32))
+        store.write(["b", "c", "d"], {"map": np.ones((2, 4), np.float32)}, {"map": "half"})
     assert store.missing(["map"], ["a", "b", "c"]) == ["b", "c"]
     reader = sqlite3.connect(tmp_path / "rows.sqlite")  # another process reads while this one holds the file
     assert reader.execute("select count(*) from rows").fetchone() == (1,)
     reader.close()
+
+
+def test_a_locked_file_is_not_called_damaged(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(rows, "PATIENCE_S", 0.05)
+    store = RowStore(tmp_path / "rows.sqlite", {})
+    other = sqlite3.connect(tmp_path / "rows.sqlite")
+    other.execute("begin exclusive")
+    with pytest.raises(InputError, match=r"rows\.sqlite: locked by another process for 0\.05 s; wait for it"):
+        store.write(["a"], {"map": np.ones((1, 4), np.float32)}, {"map": "half"})
+    with pytest.raises(InputError, match="locked by another process"):
+        RowStore(tmp_path / "rows.sqlite", {})
+    other.close()
+    store.write(["a"], {"map": np.ones((1, 4), np.float32)}, {"map": "half"})
+
+
+def test_a_file_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch):
+    path = tmp_path / "rows.sqlite"
+    store = RowStore(path, {"teacher": "x"})
+    store.write(["a"], {"map": np.ones((1, 4), np.float32)}, {"map": "half"})
+    store.close()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    store = RowStore(path, {"teacher": "x"})
+    assert not store.writable
+    assert set(store.read("map", ["a", "b"])) == {"a"}
+    with pytest.raises(OSError, match=r"readonly database.*rows\.sqlite"):
+        store.write(["b"], {"map": np.ones((1, 4), np.float32)}, {"map": "half"})
+    with pytest.raises(OSError, match="unable to open"):
+        RowStore(tmp_path / "none.sqlite", {})

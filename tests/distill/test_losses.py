@@ -12,7 +12,19 @@ from monai.losses.dice import DiceLoss
 from monai.losses.focal_loss import FocalLoss
 from torch.nn import functional as F
 
-from hlfd.distill.losses import ImportanceMapLoss, PixelLoss, SegmentationLoss, gathered, importance_map, resize
+from hlfd.data.rows import decode, encode
+from hlfd.distill.losses import (
+    DistillationLoss,
+    ImportanceMapLoss,
+    PixelLoss,
+    SegmentationLoss,
+    gathered,
+    importance_map,
+    resize,
+)
+from hlfd.methods.cwd import ChannelLoss
+from hlfd.methods.dist import CorrelationLoss
+from hlfd.methods.hlfd import ReleasedDeepLoss
 
 some_shapes = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 both_dims = pytest.mark.parametrize("dims", [2, 3])
@@ -139,6 +151,30 @@ def test_importance_map(batch, channels, spatial, power):
     np.testing.assert_allclose(exact(result), attention(exact(features), power), atol=1e-6)
     assert result.dtype == torch.float32
     np.testing.assert_allclose(exact(result.norm(dim=1)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 3.0, 4.0])
+def test_the_gradient_of_an_importance_map(power):
+    features = draw(1, 2, 3, 4, 5).requires_grad_()
+    with torch.no_grad():
+        features[:, :, 0, 0] = 0
+    wanted = draw(2, 2, 20)
+    plain = F.normalize(features.flatten(2).abs().pow(power).sum(1), dim=1)
+    (expected,) = torch.autograd.grad((plain * wanted).sum(), features)
+    (found,) = torch.autograd.grad((importance_map(features, power) * wanted).sum(), features)
+    torch.testing.assert_close(found, expected)
+
+
+def test_for_the_gradient_of_an_importance_map_nothing_is_kept_but_the_features():
+    features, kept = torch.randn(2, 32, 16, 16, requires_grad=True), [0]
+
+    def note(a: torch.Tensor) -> torch.Tensor:
+        kept[0] += a.numel() if a.data_ptr() != features.data_ptr() else 0
+        return a
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda a: a):
+        importance_map(features)
+    assert kept[0] < features.numel() / 4
 
 
 def test_importance_map_has_the_paper_s_power_by_default():
@@ -333,6 +369,47 @@ def test_losses_that_need_the_same_of_the_teacher_have_one_key():
         ImportanceMapLoss(2).knowledge_key((8, 8)),
     }
     assert len(keys) == 7
+
+
+def test_relations_of_one_temperature_need_the_same():
+    assert CorrelationLoss("classes").knowledge_key((8, 8)) == CorrelationLoss("pixels").knowledge_key((8, 8))
+    assert CorrelationLoss("classes", 2).knowledge_key((8, 8)) != CorrelationLoss("classes").knowledge_key((8, 8))
+    whole = {ChannelLoss(temperature).knowledge_key(size) for temperature in (1, 4) for size in ((8, 8), (4, 4))}
+    assert len(whole) == 1
+
+
+def test_a_loss_without_knowledge_of_its_own_needs_whole_features():
+    class Own(DistillationLoss):
+        pass
+
+    class Little(Own):
+        def knowledge(self, teacher, size, target):
+            return teacher[:, :1]
+
+    class Large(Little):
+        compact = False
+
+    assert [cls.compact for cls in (Own, Little, Large, ImportanceMapLoss, ReleasedDeepLoss)] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("size", [(64, 64), (16, 16)], ids=["log_probabilities", "gathered"])
+def test_what_is_kept_tells_a_nearly_converged_student_from_its_teacher(size, temperature):
+    """Where both are nearly sure, and nearly agree, coarser steps show."""
+    loss, target = PixelLoss(temperature), torch.zeros(2, 64, 64, dtype=torch.long)
+    coarse = resize(draw(1, 2, 3, 4, 4, scale=6), size)
+    student, teacher = coarse + draw(2, 2, 3, *size, scale=0.3), resize(coarse, target.shape[1:])
+    known = loss.knowledge(teacher, size, target)
+    code = loss.code(known, 3)
+    kept = torch.from_numpy(np.stack([decode(encode(row.numpy(), code), code, tuple(row.shape)) for row in known]))
+    exactly, found = (float(loss.compare(student, k, target)) for k in (known, kept))
+    assert found == pytest.approx(exactly, rel=2e-3)
 
 
 # Segmentation.

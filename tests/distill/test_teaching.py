@@ -167,7 +167,7 @@ def test_nobody_teaches_a_student_alone():
     assert lessons(IMAGE, STUDENT(IMAGE), TARGET, torch.zeros(4, dtype=torch.long)) == {}
     assert not list(lessons.parameters())
     assert not lessons.taps_taught()
-    assert not lessons.has_heads
+    assert not lessons.heads()
 
 
 # Schedules, for one and for several.

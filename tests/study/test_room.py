@@ -80,12 +80,12 @@ def test_what_it_expects_is_what_is_written(chosen, free, monkeypatch, capfd):
 
 def test_rows_that_find_no_room_are_the_systems_error(tmp_path: Path):
     rows = RowStore(tmp_path / "rows.sqlite", {"teacher": "t"})
-    rows.write("key", "half", ["a"], np.zeros((1, 4), np.float32))
+    rows.write(["a"], {"key": np.zeros((1, 4), np.float32)}, {"key": "half"})
     pages = rows._db.execute("pragma page_count").fetchone()[0]
     rows._db.execute(f"pragma max_page_count = {pages}")
     noise = np.random.default_rng(0).normal(size=(64, 4096)).astype(np.float32)
     with pytest.raises(OSError, match="full") as caught:
-        rows.write("key2", "half", [str(i) for i in range(64)], noise)
+        rows.write([str(i) for i in range(64)], {"key2": noise}, {"key2": "half"})
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "rows.sqlite"))
     assert list(rows.read("key", ["a", "b"])) == ["a"]
     assert rows.read("key2", ["0"]) == {}

@@ -8,14 +8,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from hlfd.data.samples import Share
+from hlfd.data.samples import EpochSampler, Share
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.errors import InputError
 from hlfd.machine import Machine, first_process, keep_freed_memory
@@ -45,18 +47,18 @@ def recipe(tmp_path_factory) -> Path:
         folder.mkdir(parents=True)
         nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / "imaging.nii.gz")
         nib.save(nib.Nifti1Image(label, affine), folder / "segmentation.nii.gz")
-    training = {"epochs": 2, "samples_per_epoch": 40, "head_steps": 2, "lr": 1e-4, "diagnose_every": 2}
+    training = {"epochs": 2, "samples_per_epoch": 40, "head_steps": 20, "lr": 1e-4, "diagnose_every": 2}
     section = {
         "name": "several",
         "output": str(root / "one"),
         "source": {"name": "kits", "root": str(root / "data")},
-        "split": {"validation": 2, "test": 1},
+        "split": {"validation": 2, "test": 1, "labelled": 2},
         "preprocess": {"window_hu": [-200, 300]},
         "teacher": {**INSTANCE, "width": 3},
         "student": INSTANCE,
         "methods": [{"name": "hlfd"}],
         "teacher_training": {**training, "batch_size": 4},
-        "student_training": {**training, "batch_size": 4},
+        "student_training": {**training, "batch_size": 4, "unlabelled_share": 0.5},
     }
     path = root / "recipe.yaml"
     path.write_text(yaml.safe_dump(section))
@@ -68,7 +70,12 @@ def command(*arguments: str | Path, launcher: list[str] | None = None) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         environment.pop(name, None)
     done = subprocess.run(
-        [*(launcher or HLFD), *map(str, arguments)], check=False, env=environment, capture_output=True, text=True
+        [*(launcher or HLFD), *map(str, arguments)],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,  # processes that wait for each other
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -87,6 +94,9 @@ def test_two_processes_are_one_with_twice_the_batch(recipe):
     halves = [f"output={root / 'two'}", "teacher_training.batch_size=2", "student_training.batch_size=2"]
     command("train", recipe, *halves, "--devices", "2", launcher=torchrun)  # all from the start together
     command("distill", recipe, *halves, "--devices", "2")  # the second joins when the first begins to train
+    files = [next((root / where / "cache").glob("heads-*.safetensors")) for where in ("one", "two")]
+    for name, head in load_file(files[0]).items():
+        torch.testing.assert_close(load_file(files[1])[name], head, rtol=1e-2, atol=1e-3)
     for run_folder in ("teacher", "student-hlfd"):
         one, two = root / "one" / run_folder, root / "two" / run_folder
         for name in ("loss/total", "loss/seg"):
@@ -136,6 +146,36 @@ def test_the_shares_of_an_epoch_and_of_the_validation(make_job):
     assert [len(Share(slices, rank, 4, even=False)) for rank in range(4)] == [3, 2, 2, 2]
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_process_has_its_part_without_labels(ranks):
+    labelled, batch = np.arange(40) % 4 > 0, 6
+    options = {"samples": 72, "rare_share": None, "seed": 1, "labelled": labelled, "unlabelled_share": 0.5}
+    order = EpochSampler(np.zeros(40, bool), **options, batch=batch * ranks)
+    for rank in range(ranks):
+        share = np.array(list(Share(order, rank, ranks)))
+        assert ((~labelled[share]).reshape(-1, batch).sum(1) == batch / 2).all()
+
+
+class Strategy:
+    """Two processes: this one, and one that has read ``other``."""
+
+    def __init__(self, other: torch.Tensor):
+        self.other = other
+
+    def reduce(self, own: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "sum" and own.shape == self.other.shape
+        return own + self.other
+
+
+def test_readings_are_exchanged_whatever_a_process_has(make_job, monkeypatch):
+    module = Setup(make_job()).build()
+    module.ranks = 2
+    other = torch.tensor([[3.0, 1], [5.0, 1], [0, 0]])
+    monkeypatch.setattr(modules.TrainingModule, "trainer", SimpleNamespace(strategy=Strategy(other)))
+    assert module._mean_of_ranks({"a": 1.0}, ["a", "b", "c"]) == {"a": 2.0, "b": 5.0}
+    assert module._mean_of_ranks({}, ["a", "b", "c"]) == {"a": 3.0, "b": 5.0}  # nothing is labelled here
+
+
 def test_readers_beside_the_training_change_nothing(make_job):
     alone = run(make_job("alone", epochs=1))
     job = make_job("beside", epochs=1)
@@ -165,9 +205,10 @@ def test_profile(make_job, teacher, capsys):
     run(replace(job, machine=Machine(profile=True, threads=1)))
     found = json.loads((job.folder / "profile.json").read_text())
     parts = {row["part"]: row for row in found["parts"]}
-    assert {"data", "student, forward", "teacher", "losses, forward", "backward", "optimiser", "validation"} <= set(
-        parts
-    )
+    own = {"heads fitted", "export", "logging", "checkpoints", "loop"}
+    shared = {"data", "student, forward", "teacher", "losses, forward", "backward", "optimiser", "validation"}
+    assert own | shared <= set(parts)
+    assert "cache, read and written" not in parts
     assert sum(row["seconds"] for row in parts.values()) == pytest.approx(found["seconds"], abs=0.02)
     assert sum(row["share"] for row in parts.values()) == pytest.approx(1, abs=0.01)
     assert all(row["seconds"] > 0 for row in parts.values())

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hlfd.errors import InputError, nearest
+
 app = typer.Typer(
     name="hlfd",
     help="Turn a large CT segmentation network into a small one, without losing the tumour. Research use only.",
@@ -21,6 +23,14 @@ Overrides = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that prepare data. Default: one a core.")]
 Fold = Annotated[int, typer.Option(min=0, help="Fold of the split, counted from 0.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|require|never",
+        help="Keep the teacher's answers: if possible, or an error if not, or never. Default: the recipe's.",
+        show_default=False,
+    ),
+]
 ModelFolder = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="Model folder: model.json and model.safetensors, or a run that holds it."),
@@ -30,6 +40,14 @@ ModelFolder = Annotated[
 def model_folder(path: Path) -> Path:
     """The model folder: the path, or what a run folder holds."""
     return path / "model" if (path / "model" / "model.json").is_file() else path
+
+
+def with_cache(overrides: list[str] | None, cache: str | None) -> list[str]:
+    """The changes to a recipe, with that of ``--cache``."""
+    known = ("auto", "require", "never")
+    if cache is not None and cache not in known:
+        raise InputError(f"--cache: expected auto, require or never, got '{cache}'{nearest(cache, known)}")
+    return [*(overrides or []), *([] if cache is None else [f"student_training.cache={cache}"])]
 
 
 def say(path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hlfd.cli._app import Fold, Overrides, RecipeFile, Workers, app, model_folder, say
+from hlfd.cli._app import Cache, Fold, Overrides, RecipeFile, Workers, app, model_folder, say, with_cache
 
 Devices = Annotated[
     int, typer.Option(min=1, help="Processes on this machine, a GPU each; the batch size is that of each one.")
@@ -61,6 +61,7 @@ def distill(
         Path | None, typer.Option(help="Teacher's model folder. Default: the recipe's own teacher.")
     ] = None,
     fold: Fold = 0,
+    cache: Cache = None,
     workers: Workers = None,
     devices: Devices = 1,
     num_nodes: Nodes = 1,
@@ -75,7 +76,7 @@ def distill(
     from hlfd.study import steps
 
     machine = Machine(devices, num_nodes, threads, loader_workers, compile, profile)
-    ready = steps.Workspace(recipes.read(recipe, overrides or []), workers, machine)
+    ready = steps.Workspace(recipes.read(recipe, with_cache(overrides, cache)), workers, machine)
     say(steps.train_student(ready, fold, ready.recipe.method(method), teacher and model_folder(teacher)))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hlfd.cli._app import Overrides, RecipeFile, Workers, app, print_results
+from hlfd.cli._app import Cache, Overrides, RecipeFile, Workers, app, print_results, with_cache
 
 
 @app.command()
@@ -26,9 +26,9 @@ def demo(
 
 
 @app.command()
-def compare(recipe: RecipeFile, overrides: Overrides = None, workers: Workers = None) -> None:
+def compare(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, workers: Workers = None) -> None:
     """Run a recipe from data to report: teacher, student with each method, evaluation. Continues where it stopped."""
     from hlfd import recipe as recipes
     from hlfd.study.compare import compare as run
 
-    print_results(run(recipes.read(recipe, overrides or []), workers))
+    print_results(run(recipes.read(recipe, with_cache(overrides, cache)), workers))

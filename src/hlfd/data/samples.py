@@ -134,6 +134,8 @@ class EpochSampler(Sampler[int]):
         rare_share: the share of the labelled samples drawn from the rare ones; None: as they come.
         labelled: for each sample, whether it has labels; None: all have.
         unlabelled_share: the share of samples without labels, spread evenly: every batch has its part.
+        batch: samples that several processes take in turn; those without labels come last in it, so that each process
+            has as many of them.
     """
 
     def __init__(
@@ -145,11 +147,14 @@ class EpochSampler(Sampler[int]):
         seed: int,
         labelled: np.ndarray | None = None,
         unlabelled_share: float = 0.0,
+        batch: int | None = None,
     ):
         self.rare, self.rare_share, self.seed = rare, rare_share, seed
         self.labelled = np.ones(len(rare), bool) if labelled is None else labelled
         self.samples = samples or round(int(self.labelled.sum()) / (1 - unlabelled_share))
         self.without = np.diff(np.floor(np.arange(self.samples + 1) * unlabelled_share + 1e-9)) > 0
+        for start in range(0, self.samples, batch or 1):
+            self.without[start : start + (batch or 1)].sort()
         self.epoch = 0
         if self.without.any() and self.labelled.all():
             raise InputError("unlabelled_share is set, and there is no slice without labels to train on")

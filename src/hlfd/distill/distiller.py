@@ -76,6 +76,11 @@ class Distiller(nn.Module):
         """The teacher's taps that the terms read, but for those that have stopped."""
         return frozenset(tap for _, term in self._taught() for tap in term.teacher)
 
+    def ask(self, teacher: FrozenTeacher, images: Tensor) -> Features:
+        """The teacher's features, as far as the terms read them."""
+        # A compiled teacher can't be left half-way.
+        return teacher(images) if teacher.compiled else teacher(images, self.teacher_roles())
+
     def set_epoch(self, epoch: float) -> None:
         """Bring the schedules to an epoch, counted from 0, with its fraction."""
         factors = [term.schedule.factor(epoch) for term in self.each()]

@@ -39,8 +39,13 @@ class Head(nn.Module):
     def __init__(self, channels: int, outputs: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, channels))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.reset()
+
+    def reset(self) -> None:
+        """Draw the weights anew, from the global random numbers."""
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        nn.init.zeros_(self.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """N x C x spatial -> N x outputs x spatial."""

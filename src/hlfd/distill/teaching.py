@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hlfd.distill.distiller import Distiller
 from hlfd.distill.features import Features, channels_last
 from hlfd.distill.frozen import FrozenTeacher
+from hlfd.distill.projectors import Head
 from hlfd.distill.terms import sizes
 from hlfd.errors import InputError
 
@@ -57,6 +58,10 @@ class Teaching(nn.Module):
     def teachers(self) -> list[FrozenTeacher]:
         """The teachers, in the order of the shares' columns."""
         return self._teachers
+
+    def time(self, part: str) -> AbstractContextManager[Any]:
+        """Tell `timed` of a part, whatever it is by then."""
+        return self.timed(part)
 
     def place(self, device: torch.device) -> None:
         """Move everything to ``device``, the teachers too, of which no outer module knows, in channels_last."""
@@ -121,10 +126,33 @@ class Teaching(nn.Module):
         """Take what each teacher knows from ``fetch`` instead of asking it, wherever samples have addresses."""
         self._fetch = list(fetch)
 
+    def learn(
+        self,
+        image: Tensor,
+        student: Mapping[str, Sequence[int]],
+        target: Tensor,
+        patient: Tensor,
+        addresses: Sequence[str],
+    ) -> None:
+        """Let `keep`'s functions learn about samples; as `forward`, but of the student only its taps' sizes count."""
+        for k, fetch in enumerate(self._fetch):
+            rows: list[int] = (self.get_buffer("shares")[patient, k] > 0).nonzero().flatten().tolist()
+            if fetch is not None and rows:
+                fetch(image[rows], student, target[rows], [addresses[i] for i in rows])
+
+    def heads(self) -> dict[str, Head]:
+        """The teachers' heads: ``K.TERM``, K the teacher's place, -> head."""
+        return {
+            f"{k}.{term.name}": term.teacher_head
+            for k, distiller in enumerate(self._all())
+            for term in distiller.heads()
+            if term.teacher_head is not None
+        }
+
     @property
-    def has_heads(self) -> bool:
-        """Whether any teacher has a head to fit."""
-        return any(distiller.heads() for distiller in self._all())
+    def heads_are_fitted(self) -> bool:
+        """As `Distiller.heads_are_fitted`, for all."""
+        return all(distiller.heads_are_fitted for distiller in self._all())
 
     def fit_heads(self, batches: Callable[[], Iterable[Labelled]]) -> Iterator[dict[str, float]]:
         """Fit each teacher's heads on its own labelled samples, then freeze them; the losses of each step.
@@ -151,11 +179,6 @@ class Teaching(nn.Module):
             else:
                 raise InputError("no training batch has a label, so the teacher's heads can't be fitted")
 
-    @staticmethod
-    def _ask(teacher: FrozenTeacher, distiller: Distiller, images: Tensor) -> Features:
-        # A compiled teacher can't be left half-way.
-        return teacher(images) if teacher.compiled else teacher(images, distiller.teacher_roles())
-
     def _labelled(self, k: int, batches: Iterable[Labelled], *, own: bool) -> Iterator[tuple[Features, Tensor]]:
         teacher = self._teachers[k]
         for image, target, patient in batches:
@@ -163,7 +186,7 @@ class Teaching(nn.Module):
             if own:
                 rows = rows & (self.get_buffer("shares")[patient, k] > 0)
             if bool(rows.any()):
-                yield self._ask(teacher, self._all()[k], image[rows]), target[rows]
+                yield self._all()[k].ask(teacher, image[rows]), target[rows]
 
     def forward(
         self,
@@ -200,13 +223,13 @@ class Teaching(nn.Module):
                     picked = rows.nonzero().flatten().tolist()
                 fetch = self._fetch[k]
                 if fetch is not None and addresses is not None and distiller.heads_are_fitted:
-                    with self.timed("teacher"):
+                    with self.timed("cache"):
                         known = fetch(images, sizes(own), targets, [addresses[i] for i in picked])
                     with self.timed("losses"):
                         terms = distiller.compare(own, known, targets)
                 else:
                     with self.timed("teacher"):
-                        features = self._ask(teacher, distiller, images)
+                        features = distiller.ask(teacher, images)
                     with self.timed("losses"):
                         terms = distiller(own, features, targets)
                 # The part of the samples that a term is a mean over.

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.losses import DistillationLoss, resize
+from hlfd.distill.losses import DistillationLoss, Size, resize
 from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Temperature, Weight
 
@@ -24,6 +24,14 @@ class ChannelLoss(DistillationLoss):
     def __init__(self, temperature: float = 4):
         super().__init__()
         self.temperature = temperature
+
+    def knowledge_key(self, size: Size) -> str:
+        """Nothing else decides it."""
+        return "whole"
+
+    def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
+        """The logits as they are."""
+        return teacher
 
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
         """Logits of both, of equally many classes -> scalar >= 0; the target is not used."""

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.losses import DistillationLoss, resize, unit
+from hlfd.distill.losses import Code, DistillationLoss, Size, resize, unit
 from hlfd.distill.terms import Taps, Term, terms
 from hlfd.methods._options import Temperature, Weight
 
@@ -38,12 +38,24 @@ class CorrelationLoss(DistillationLoss):
         super().__init__()
         self.between, self.temperature = between, temperature
 
+    def knowledge_key(self, size: Size) -> str:
+        """Of both relations the same."""
+        return f"log-probabilities T={self.temperature:g}"
+
+    def code(self, knowledge: Tensor, classes: int) -> Code:
+        """As probabilities."""
+        return "log_probabilities"
+
+    def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
+        """Log-probabilities at temperature T, N x K x spatial."""
+        return F.log_softmax(teacher.float() / self.temperature, dim=1)
+
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
-        """Logits of both, of equally many classes -> scalar; the target is not used."""
+        """Logits of the student, what `knowledge` gave -> scalar; the target is not used."""
         axes = (1,) if self.between == "classes" else (0, 2)
         student = resize(student.float(), knowledge.shape[2:])
         own = F.softmax(student.flatten(2) / self.temperature, dim=1)
-        theirs = F.softmax(knowledge.float().flatten(2) / self.temperature, dim=1)
+        theirs = knowledge.flatten(2).exp()
         # 1 - r = |a - b|^2 / 2 of standardised a and b: exact where they are nearly equal.
         apart = (_standardised(own, axes) - _standardised(theirs, axes)).square().sum(axes)
         return self.temperature**2 * apart.mean() / 2

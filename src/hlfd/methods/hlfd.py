@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hlfd.distill.losses import Average, DistillationLoss, ImportanceMapLoss, PixelLoss, Resolution, product, resize
+from hlfd.distill.losses import (
+    Average,
+    DistillationLoss,
+    ImportanceMapLoss,
+    PixelLoss,
+    Resolution,
+    Size,
+    product,
+    resize,
+)
 from hlfd.distill.terms import Row, Taps, Term, terms
 from hlfd.errors import InputError
 from hlfd.methods._options import Power, Temperature, Weight
@@ -31,6 +40,14 @@ class ReleasedPixelLoss(DistillationLoss):
         super().__init__()
         self.temperature = temperature
 
+    def knowledge_key(self, size: Size) -> str:
+        """Nothing else decides it."""
+        return "whole"
+
+    def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
+        """The logits as they are."""
+        return teacher
+
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
         """Features of the student, logits of the teacher -> scalar; the target is not used."""
         student = resize(student.float(), knowledge.shape[2:]).flatten(2)
@@ -49,6 +66,10 @@ class ReleasedDeepLoss(DistillationLoss):
     """The script's comparison of the student's d5 with itself: 0, with a gradient of 0."""
 
     kind = "the student with itself"
+
+    def knowledge(self, teacher: Tensor, size: Size, target: Tensor) -> Tensor:
+        """Nothing."""
+        return teacher.new_zeros(len(teacher), 1)
 
     def compare(self, student: Tensor, knowledge: Tensor, target: Tensor) -> Tensor:
         """Features of the student, anything -> 0."""

@@ -86,7 +86,8 @@ def spent(recipe: Recipe) -> float:
     for cell in plan(recipe):
         if record := ledger.record(cell):
             models = (recipe.folder / cell.name).rglob("model/model.json")
-            trained = sum(json.loads(path.read_text())["facts"].get("train_seconds", 0.0) for path in models)
+            facts = [json.loads(path.read_text())["facts"] for path in models]
+            trained = sum(fact.get(part, 0.0) for fact in facts for part in ("train_seconds", "head_seconds"))
             total += max(record["seconds"], trained)
     return total
 

@@ -105,7 +105,6 @@ def _cache(workspace: steps.Workspace, cells: Sequence[Cell]) -> int:
         split, student = workspace.split(cell.fold), _built(workspace, cell.network).eval()
         samples = Samples(workspace.store, split.train, split.unlabelled if workspace.uses_unlabelled else None)
         distiller = Distiller(cell.method.build(student.info(), teacher.info(), student.classes))
-        distiller.freeze_heads()
         if distiller.whole_features():
             continue
         image, target, _ = samples[int(np.flatnonzero(samples.labelled)[samples.labelled.sum() // 2])]

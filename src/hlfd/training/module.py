@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ class TrainingModule(pl.LightningModule):
         self.settings, self.seed = training, seed
         self.rank, self.ranks, self.batches = 0, 1, 0
         self.segmentation_loss = SegmentationLoss()
-        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._seconds_before, self._started, self.head_seconds = 0.0, time.perf_counter(), 0.0
         self._ratios: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=READINGS))
         self._warned: set[str] = set()
 
@@ -115,26 +115,26 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def seconds(self) -> float:
-        """Time spent training, also in the calls that this one continues."""
+        """Time spent training, also in the calls that this one continues; without `head_seconds`."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def add_seconds(self, seconds: float) -> None:
-        """Count time spent on this run before the fit."""
-        self._seconds_before += seconds
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["seconds"] = self.seconds
+        checkpoint |= {"seconds": self.seconds, "head_seconds": self.head_seconds}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seconds_before = checkpoint["seconds"]
+        self._seconds_before, self.head_seconds = checkpoint["seconds"], checkpoint.get("head_seconds", 0.0)
 
-    def prepare_batch(self, batch: Batch, step: int) -> Prepared:
+    def prepare_batch(self, batch: Batch, step: int, seed: int | None = None) -> Prepared:
         """The batch augmented.
 
         Random numbers depend on seed, step (counted in batches) and place in the batch alone: a resumed run repeats
         them, and several processes draw what one of as many times the batch size would.
+
+        Args:
+            seed: another than the run's.
         """
-        torch.manual_seed(rank_seed(self.seed, step, 0, 1))
+        seed = self.seed if seed is None else seed
+        torch.manual_seed(rank_seed(seed, step, 0, 1))
         image, settings = batch[0], self.settings.augmentation
         drawn = torch.zeros(len(image), dtype=torch.long)
         if settings.turns:
@@ -144,8 +144,8 @@ class TrainingModule(pl.LightningModule):
         if settings.spatial or settings.intensity != "off":
             seeds = torch.randint(2**31, (len(image) * self.ranks,))[self.rank :: self.ranks].tolist()
         if self.ranks > 1:  # what else a network draws is each process's own
-            torch.manual_seed(rank_seed(self.seed, step, self.rank, self.ranks))
-        turned = self._turned(batch, drawn)
+            torch.manual_seed(rank_seed(seed, step, self.rank, self.ranks))
+        turned = self.turned(batch, drawn)
         taught, target = turned.student, turned.target
         if settings.spatial:
             taught, target = moved(taught, target, seeds)
@@ -155,15 +155,8 @@ class TrainingModule(pl.LightningModule):
         addresses = None if settings.endless else turned.addresses
         return Prepared(self._formatted(seen), self._formatted(taught), target, addresses)
 
-    @torch.no_grad()
-    def ask_teachers(self, batch: Batch, orientation: int) -> None:
-        """Let the teachers' caches learn about a batch in one orientation; nothing is trained."""
-        turned = self._turned(batch, torch.full((len(batch[0]),), orientation))
-        self.teaching(
-            turned.teacher, self.network(turned.student), turned.target, self.patients_of(batch), turned.addresses
-        )
-
-    def _turned(self, batch: Batch, drawn: Tensor) -> Prepared:
+    def turned(self, batch: Batch, drawn: Tensor) -> Prepared:
+        """The batch in an orientation for each sample."""
         image, target, position = batch
         if drawn.any():
             image, target = oriented(image, drawn), oriented(target, drawn)
@@ -194,8 +187,9 @@ class TrainingModule(pl.LightningModule):
         losses = {"seg": task, **terms}
         total = torch.stack(list(losses.values())).sum()
         several = self.ranks > 1
-        self.log_dict({f"loss/{name}": value.detach() for name, value in losses.items()}, sync_dist=several)
-        self.log("loss/total", total.detach(), sync_dist=several)
+        with self._timed("logging"):
+            self.log_dict({f"loss/{name}": value.detach() for name, value in losses.items()}, sync_dist=several)
+            self.log("loss/total", total.detach(), sync_dist=several)
         return total
 
     def _read_gradients(self, student: Features, task: Tensor, terms: Mapping[str, Tensor]) -> None:
@@ -211,9 +205,7 @@ class TrainingModule(pl.LightningModule):
         weights = self.teaching.weights()
         active = [name for name in taught if weights[name] and name in terms]
         found = diagnosis.pulls(student, task, {name: terms[name] for name in active})
-        ratios = {
-            name: self._mean_of_ranks(ratio) for name, ratio in diagnosis.at_own_taps(found, taught, active).items()
-        }
+        ratios = self._mean_of_ranks(diagnosis.at_own_taps(found, taught, active), list(taught))
         if logs:
             self._log_pulls(found)
             for name, ratio in ratios.items():
@@ -236,8 +228,13 @@ class TrainingModule(pl.LightningModule):
         for name in self._ratios:  # of a run too short for as many readings as are wanted
             self._judge(name)
 
-    def _mean_of_ranks(self, value: float) -> float:
-        return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="mean"))
+    def _mean_of_ranks(self, values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+        """Name -> mean over the processes that have a value. One exchange of all names, whatever a process has."""
+        if self.ranks == 1:
+            return dict(values)
+        own = torch.tensor([[values.get(name, 0.0), name in values] for name in names], device=self.device)
+        summed: Any = self.trainer.strategy.reduce(own, reduce_op="sum")
+        return {name: value / n for name, (value, n) in zip(names, summed.tolist(), strict=True) if n}
 
     def _log_pulls(self, found: Mapping[tuple[str, str], diagnosis.Pull]) -> None:
         values = {f"grad/{term}/{tap}": pull.ratio for (term, tap), pull in found.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from rich.table import Table
 
@@ -18,14 +19,20 @@ PARTS = (  # pattern of an action's name, ours or Lightning's; the first that fi
     ("*train_dataloader_next", "data"),
     ("*batch_to_device", "data"),
     ("student", "student, forward"),
+    ("heads", "heads fitted"),
     ("teacher", "teacher"),
+    ("cache", "cache, read and written"),
     ("losses", "losses, forward"),
     ("gradients", "gradients read"),
     ("*backward", "backward"),
     ("*optimizer_step", "optimiser"),
     ("*optimizer_zero_grad", "optimiser"),
+    ("logging", "logging"),
+    ("*Callback*TrainingProgress*", "logging"),
+    ("*Callback*ModelCheckpoint*", "checkpoints"),
     ("*val*", "validation"),
-    ("*", "logging, checkpoints, loop"),
+    ("export", "export"),
+    ("*", "loop"),
 )
 
 
@@ -50,6 +57,16 @@ class PartsProfiler(Profiler):
         self._pass()
         if action_name in self._open:
             self._open.remove(action_name)
+
+    def time(self, logger: Logger) -> None:
+        """Count what a logger does as an action of its own; Lightning doesn't."""
+        log = logger.log_metrics
+
+        def timed(metrics: Any, step: int | None = None) -> None:
+            with self.profile("logging"):
+                log(metrics, step)
+
+        logger.log_metrics = timed
 
     def _pass(self) -> None:
         if torch.cuda.is_available():

@@ -22,6 +22,7 @@ from hlfd.io.files import write_json
 from hlfd.machine import Machine, first_process, keep_freed_memory
 from hlfd.progress import console, progress
 from hlfd.segmenter import Segmenter, patient_keys
+from hlfd.training.cache import KnowledgeCache
 from hlfd.training.checkpoints import AtomicCheckpointIO
 from hlfd.training.job import Job, require_same
 from hlfd.training.loaders import Loaders
@@ -29,7 +30,7 @@ from hlfd.training.logs import CsvLog, read_curves
 from hlfd.training.module import TrainingModule, rank_seed
 from hlfd.training.profile import PartsProfiler
 from hlfd.training.progress import TrainingProgress
-from hlfd.training.setup import Setup, precision_of
+from hlfd.training.setup import Setup, autocast, close, precision_of
 from hlfd.training.teachers import Opened
 
 MODEL, LAST = "model", "last.ckpt"
@@ -54,26 +55,28 @@ def run(job: Job) -> Path:
             console.print(f"{job.folder}: already trained", highlight=False)
             return job.folder / MODEL
     module = setup.build()
-    write_json(record, {"settings": setup.settings})  # now that nothing of the job is refused any more
     checkpoint = job.folder / "checkpoints" / LAST
     resume = checkpoint if checkpoint.exists() else None
-    done = int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"]) if resume else 0
-    log = CsvLog(job.folder / "metrics.csv", before_step=done if resume else None)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer, best, parts = _trainer(job, log, module)
-    if resume is None:
-        setup.fit_heads(module, trainer.strategy.root_device, log)
-    else:
-        console.print(f"{job.folder}: continuing after {done} steps", highlight=False)
+    if resume is not None:
         module.load_heads(resume)
     caches = setup.keep_knowledge(module)
     try:
+        write_json(record, {"settings": setup.settings})  # now that nothing of the job is refused any more
+        done = int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"]) if resume else 0
+        log = CsvLog(job.folder / "metrics.csv", before_step=done if resume else None)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        trainer, best, parts = _trainer(job, log, module)
+        if resume is not None:
+            console.print(f"{job.folder}: continuing after {done} steps", highlight=False)
+        else:
+            with trainer.profiler.profile("heads"):  # pyright: ignore[reportAttributeAccessIssue]
+                setup.heads.fit(module, trainer.strategy.root_device, log)
         _fit(trainer, module, setup.loaders, resume)
     finally:
-        for cache in caches:
-            cache.rows.close()
+        close(caches)
     if trainer.is_global_zero:
-        _export(job, module, best, setup.teachers)
+        with trainer.profiler.profile("export"):  # pyright: ignore[reportAttributeAccessIssue]
+            _export(job, module, best, setup.teachers)
         if parts is not None:
             parts.report(job.folder / "profile.json", module.batches)
     trainer.strategy.barrier()  # whoever reads the model next finds it
@@ -93,24 +96,38 @@ def build_cache(job: Job) -> list[Path]:
     setup = Setup(job)
     module = setup.build()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    setup.fit_heads(module, device)
     caches = setup.keep_knowledge(module)
     if not caches:
-        why = setup.why_live(module) or f"method '{job.method.name if job.method else 'seg'}'"
+        nobody = f"method '{job.method.name if job.method else 'seg'}'"
+        why = (module.teaching.teachers and setup.why_live(module.teaching)) or nobody
         raise InputError(f"{why}: there is nothing to keep of a teacher")
-    module.to(device).eval()
+    try:
+        setup.heads.fit(module, device)
+        _ask_all(job, setup, module, caches, device)
+    finally:
+        close(caches)
+    return [cache.rows.path for cache in caches]
+
+
+def _ask_all(
+    job: Job, setup: Setup, module: TrainingModule, caches: Sequence[KnowledgeCache], device: torch.device
+) -> None:
+    module.to(device)
     module.place_teachers(device)
+    student = setup.student_sizes(module.network)
+    missing = {address for cache in caches for address in cache.missing(student)}
     loader = DataLoader(setup.train, job.training.batch_size)
     turns = orientations(setup.train.plane, turns=job.training.augmentation.turns)
     with progress("teacher cache", len(loader) * len(turns)) as advance:
         for batch in loader:
             for turn in turns:
                 image, target, position = (tensor.to(device) for tensor in batch)
-                module.ask_teachers((image, target, position), turn)
+                moved = module.turned((image, target, position), torch.full((len(image),), turn))
+                if moved.addresses and missing.intersection(moved.addresses):
+                    patients = module.patients_of((image, target, position))
+                    with torch.no_grad(), autocast(job.training, device):
+                        module.teaching.learn(moved.teacher, student, moved.target, patients, moved.addresses)
                 advance()
-    for cache in caches:
-        cache.rows.close()
-    return [cache.rows.path for cache in caches]
 
 
 def ready(machine: Machine) -> None:
@@ -155,7 +172,11 @@ def _trainer(job: Job, log: CsvLog, module: TrainingModule) -> tuple[pl.Trainer,
     # state it holds.
     last = ModelCheckpoint(folder, Path(LAST).stem, **each)
     parts = PartsProfiler() if machine.profile else None
-    several = machine.devices * machine.nodes > 1
+    loggers = [log, TensorBoardLogger(job.folder, "tensorboard", version="")]
+    if parts is not None:
+        for logger in loggers:
+            parts.time(logger)
+    several = machine.processes > 1
     trainer = pl.Trainer(
         max_epochs=job.training.epochs,
         accelerator="auto" if gpu else "cpu",
@@ -167,7 +188,7 @@ def _trainer(job: Job, log: CsvLog, module: TrainingModule) -> tuple[pl.Trainer,
         use_distributed_sampler=False,  # it would count some validation slices twice
         precision=precision_of(job.training),
         accumulate_grad_batches=job.training.accumulate,
-        logger=[log, TensorBoardLogger(job.folder, "tensorboard", version="")],
+        logger=loggers,
         callbacks=[best, last, TrainingProgress(job.folder.name)],
         plugins=[AtomicCheckpointIO()],
         check_val_every_n_epoch=min(job.training.validate_every, job.training.epochs),
@@ -205,6 +226,7 @@ def _export(job: Job, module: TrainingModule, best: ModelCheckpoint, teachers: S
         "validations": len(curve),
         "steps": module.trainer.global_step,
         "train_seconds": round(module.seconds, 1),
+        "head_seconds": round(module.head_seconds, 1),
         "patients": {part: len(getattr(job.split, part)) for part in PARTS},
         "unlabelled_patients": len(job.unlabelled or ()),
         "teachers": [teacher.pretrained.description for teacher in teachers],

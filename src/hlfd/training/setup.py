@@ -2,30 +2,31 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator
-from pathlib import Path
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
-import safetensors.torch
 import torch
 
 from hlfd.data.augment import orientations
 from hlfd.data.preprocess import GridOptions
+from hlfd.data.rows import ENCODING
 from hlfd.data.samples import Samples
-from hlfd.distill.dry_run import times
+from hlfd.distill.dry_run import dry_run, times
 from hlfd.distill.features import Tapped
+from hlfd.distill.teaching import Teaching
+from hlfd.distill.terms import sizes
 from hlfd.errors import InputError
-from hlfd.io.files import write_atomic
 from hlfd.progress import console
 from hlfd.sections import TrainingSection
 from hlfd.segmenter import build_network
 from hlfd.training.cache import KnowledgeCache
+from hlfd.training.heads import Heads
 from hlfd.training.job import Job
 from hlfd.training.loaders import Loaders
-from hlfd.training.logs import CsvLog
-from hlfd.training.module import Batch, TrainingModule
+from hlfd.training.module import TrainingModule
 from hlfd.training.teachers import check_leakage, open_teacher, teaching
 
 
@@ -34,6 +35,12 @@ def precision_of(training: TrainingSection) -> Any:
     gpu = torch.cuda.is_available()
     automatic = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if gpu else "32-true"
     return {"auto": automatic, "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision]
+
+
+def autocast(training: TrainingSection, device: torch.device) -> AbstractContextManager[Any]:
+    """The precision of a training step, outside of one."""
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision_of(training))
+    return nullcontext() if kind is None else torch.autocast(device.type, kind)
 
 
 def require_fitting(name: str, network: Tapped, preprocess: GridOptions) -> None:
@@ -45,6 +52,10 @@ def require_fitting(name: str, network: Tapped, preprocess: GridOptions) -> None
         raise InputError(
             f"preprocess.patch: network '{name}' needs multiples of {times(strides)}, got {times(preprocess.patch)}"
         )
+
+
+SPARE = 0.9
+"""The share of the free disk that the caches may take."""
 
 
 class Setup:
@@ -66,7 +77,11 @@ class Setup:
         self.settings: dict[str, Any] = json.loads(json.dumps(job.settings(self.teachers)))
 
     def build(self) -> TrainingModule:
-        """Student, teachers and terms; the same random weights for the same settings."""
+        """Student, teachers and terms; the same random weights for the same settings.
+
+        Raises:
+            InputError: networks, teachers and terms that don't fit, or a cache is required and can't be had.
+        """
         job = self.job
         pl.seed_everything(job.seed, workers=True, verbose=False)
         network = build_network(
@@ -91,7 +106,10 @@ class Setup:
             unlabelled=bool(job.unlabelled),
             bf16=job.training.teacher_precision == "bf16",
         )
+        if job.training.cache == "require" and lessons.teachers and (message := self.why_live(lessons)):
+            raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
         self.loaders = Loaders(job, self.train, self.validation)
+        self.heads = Heads(job, self.teachers, lessons, self.loaders)
         return TrainingModule(
             network,
             lessons,
@@ -103,90 +121,82 @@ class Setup:
             compile=job.machine.compile,
         )
 
-    def fit_heads(self, module: TrainingModule, device: torch.device, log: CsvLog | None = None) -> None:
-        """Fit the teachers' own heads before the student trains, or take those that the same settings fitted before.
-
-        Logged at the steps before 0 as ``head.TERM``.
-        """
-        lessons, steps = module.teaching, module.settings.head_steps
-        if not lessons.has_heads:
-            lessons.freeze_heads()
-            return
-        kept = self._heads_file()
-        if kept is not None and kept.exists():
-            lessons.load_state_dict(safetensors.torch.load_file(kept), strict=False)
-            lessons.freeze_heads()
-            return
-        started = time.perf_counter()
-        module.place_teachers(device)
-        console.print(f"fitting the teacher's heads, {steps} steps", highlight=False)
-        total = steps * len(lessons.teachers)
-        for step, losses in enumerate(lessons.fit_heads(lambda: self._batches(module, device, steps))):
-            if log is not None and (step % 10 == 0 or step == total - 1):
-                log.log_metrics(losses, step - total)
-        module.add_seconds(time.perf_counter() - started)
-        if kept is not None:
-            heads = {k: v.contiguous() for k, v in lessons.state_dict().items() if ".teacher_head." in k}
-            write_atomic(kept, safetensors.torch.save(heads))
-
-    def _heads_file(self) -> Path | None:
-        if self.job.cache is None or self.job.training.cache == "never":
-            return None
-        name = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
-        return self.job.cache / f"heads-{name}.safetensors"
-
-    def _batches(self, module: TrainingModule, device: torch.device, steps: int) -> Iterator[Batch]:
-        done, loader = 0, self.loaders.train_dataloader(0, 1)
-        while True:
-            for batch in loader:
-                image, target, position = (tensor.to(device) for tensor in batch)
-                step = (image, target, position)
-                ready = module.prepare_batch(step, done)
-                yield ready.teacher, ready.target, module.patients_of(step)
-                done += 1
-                if done == steps:
-                    return
-
-    def why_live(self, module: TrainingModule) -> str | None:
+    def why_live(self, lessons: Teaching) -> str | None:
         """Why the teachers must run at every step; None: what they know can be kept."""
-        endless, whole = self.job.training.augmentation.endless, module.teaching.whole_features()
+        endless, whole = self.job.training.augmentation.endless, lessons.whole_features()
         if endless:
             return f"augment.{endless}: every image is new to the teacher"
-        return (
-            f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
-            if whole
-            else None
-        )
+        if whole:
+            return f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
+        return "there is no folder to keep it in" if self.job.cache is None else None
 
     def keep_knowledge(self, module: TrainingModule) -> list[KnowledgeCache]:
         """Answer for the teachers from a cache each, where the method's terms allow it; the caches, to be closed.
 
         Raises:
-            InputError: the recipe requires a cache, and a term can't be served from one.
+            InputError: too little disk; a cache that can't be written, and lacks answers.
         """
         job, lessons = self.job, module.teaching
-        if job.training.cache == "never" or not lessons.teachers or job.cache is None:
+        if job.training.cache == "never" or not lessons.teachers:
             return []
-        message = self.why_live(module)
-        if message:
-            if job.training.cache == "require":
-                raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
+        message = self.why_live(lessons)
+        if message or job.cache is None:
             console.print(f"no teacher cache: {message}", highlight=False)
             return []
+        self.heads.take()
         turns = orientations(self.train.plane, turns=job.training.augmentation.turns)
-        addresses = [f"{address}:{turn}" for address in module.addresses for turn in turns]
+        patients = self.train.patient_of()
         caches: list[KnowledgeCache] = []
         for k, opened in enumerate(self.teachers):
             teacher, distiller = lessons.pair(k)
             meta = {
-                "teacher": opened.sha256,
+                **opened.identity,
                 "view": repr(teacher.view),
                 "preprocess": job.store.preprocess.model_dump_json(),
                 "classes": ", ".join(job.labels.names),
                 "precision": "bf16" if teacher.bf16 else precision_of(job.training),
+                "encoding": ENCODING,
             }
             name = hashlib.sha256(repr(sorted(meta.items())).encode()).hexdigest()[:16]
+            taught = (lessons.get_buffer("shares")[patients, k] > 0).tolist()
+            addresses = [f"{a}:{t}" for a, may in zip(module.addresses, taught, strict=True) if may for t in turns]
             path = job.cache / f"{name}.sqlite"
-            caches.append(KnowledgeCache(path, teacher, distiller, meta=meta, addresses=addresses))
+            caches.append(KnowledgeCache(path, teacher, distiller, meta=meta, addresses=addresses, timed=lessons.time))
+        try:
+            self._require_room(module, caches)
+        except BaseException:
+            close(caches)
+            raise
         lessons.keep(caches)
         return caches
+
+    def student_sizes(self, network: Tapped) -> dict[str, tuple[int, ...]]:
+        """Spatial sizes of the student's taps for a sample, from a dry run."""
+        channels, *shape = self.train[0][0].shape
+        found, _ = dry_run(
+            network, lambda n, image: sizes(n(image)), in_channels=channels, dims=network.dims, sizes=[tuple(shape)]
+        )
+        return found
+
+    def _require_room(self, module: TrainingModule, caches: Sequence[KnowledgeCache]) -> None:
+        """Ask about a few samples, write nothing, and say what all will take."""
+        probes = [self.train[len(self.train) * k // 4] for k in range(4)]
+        image, target = torch.stack([probe[0] for probe in probes]), torch.stack([probe[1] for probe in probes])
+        student = self.student_sizes(module.network)
+        needed = sum(cache.bytes_to_come(image, student, target) for cache in caches)
+        if not needed:
+            return
+        folder = caches[0].rows.path.parent
+        free = shutil.disk_usage(folder).free
+        console.print(f"teacher cache: about {needed / 2**20:,.0f} MiB to come in {folder}", highlight=False)
+        if needed > SPARE * free:
+            raise InputError(
+                f"{folder}: the teacher cache would need about {needed / 2**20:,.0f} MiB, "
+                f"{free / 2**20:,.0f} MiB are free: make room, or set student_training.cache: never"
+            )
+
+
+def close(caches: Sequence[KnowledgeCache]) -> None:
+    """Give the files back."""
+    for cache in caches:
+        cache.rows.close()

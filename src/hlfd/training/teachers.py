@@ -33,6 +33,7 @@ class Opened:
     Attributes:
         learned_from: keys of the patients it learned from, as far as they are of interest here.
         sha256: of its weights.
+        architecture: hash of its modules, with the options that no weight shows.
         parameters: how many it has.
     """
 
@@ -40,7 +41,14 @@ class Opened:
     pretrained: Pretrained
     learned_from: frozenset[str]
     sha256: str
+    architecture: str
     parameters: int
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its answers depend on but for its view."""
+        taps = json.dumps(self.pretrained.tapped.taps, sort_keys=True)
+        return {"teacher": self.sha256, "architecture": self.architecture, "taps": taps}
 
 
 def open_teacher(section: TeacherSection, data: str, patients: Sequence[str]) -> Opened:
@@ -63,8 +71,9 @@ def open_teacher(section: TeacherSection, data: str, patients: Sequence[str]) ->
     for name, tensor in pretrained.tapped.state_dict().items():
         digest.update(name.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     parameters = sum(p.numel() for p in pretrained.tapped.parameters())
+    architecture = hashlib.sha256(repr(pretrained.tapped.network).encode()).hexdigest()[:16]
     fold_batch_norms(pretrained.tapped)
-    return Opened(section, pretrained, learned_from, digest.hexdigest(), parameters)
+    return Opened(section, pretrained, learned_from, digest.hexdigest(), architecture, parameters)
 
 
 def _stated(section: TeacherSection, data: str, patients: Sequence[str]) -> frozenset[str]:
