@@ -98,6 +98,7 @@ def _quantise(graph: Graph, plain: Path, path: Path) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            reduce_range=True,  # processors without VNNI add products in 16 bits, which overflow otherwise
         )
     finally:
         root.setLevel(level)
