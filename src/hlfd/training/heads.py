@@ -32,9 +32,10 @@ class Heads:
 
     def __init__(self, job: Job, teachers: Sequence[Opened], lessons: Teaching, loaders: Loaders):
         self.lessons, self.loaders, self.steps = lessons, loaders, job.training.head_steps
-        depends = json.dumps(_depends_on(job, teachers, lessons), sort_keys=True)
-        name = hashlib.sha256(depends.encode()).hexdigest()[:16]
-        self.seed = int(name[:8], 16)
+        depends = _depends_on(job, teachers, lessons)
+        name = _hash(depends)
+        # Not of the weights: a teacher that differs by rounding alone gets heads that do.
+        self.seed = int(_hash({key: depends[key] for key in depends if key not in ("identities", "teachers")})[:8], 16)
         folder = None if job.training.cache == "never" else job.cache
         self.path = None if folder is None else folder / f"heads-{name}.safetensors"
 
@@ -97,6 +98,10 @@ class Heads:
                 done += 1
                 if done == self.steps:
                     return
+
+
+def _hash(depends: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _depends_on(job: Job, teachers: Sequence[Opened], lessons: Teaching) -> dict[str, Any]:
