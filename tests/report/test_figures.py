@@ -13,6 +13,7 @@ from PIL import Image
 from hlfd.evaluation.comparison import compare_models
 from hlfd.io.files import jsonable
 from hlfd.report import figures, pictures, tables
+from hlfd.report.text import text_table
 
 REGIONS = {"kidney": (1, 2), "tumor": (2,)}
 
@@ -69,6 +70,20 @@ def test_the_best_but_the_teacher_is_marked_with_those_that_read_the_same():
 def test_the_smallest_volume_difference_is_marked_whatever_its_sign():
     models = [named("a", rvd=-0.3), named("b", rvd=0.1), named("c", rvd=-0.2)]
     assert [cells[2].best for _, cells in tables.detail_table(models, "tumor").rows] == [False, True, False]
+
+
+def test_missed_regions_stand_beside_the_volume_differences():
+    models = [named("a", rvd=-0.3, missed={"tumor": 3}, tests=24), named("b", rvd=0.1, missed={"tumor": 0}, tests=24)]
+    rows = dict(tables.detail_table(models, "tumor").rows)
+    told = [["3 of 24 missed" in cell.notes for cell in cells] for cells in rows.values()]
+    assert told == [[False, False, True, True, False], [False] * 5]
+
+
+def test_a_model_that_diverged_is_named():
+    models = [named("a", nan_seeds=[]), named("b", nan_seeds=[0, 2]), named("c")]
+    assert tables.remarks(models) == ["b gave NaN with seeds 0, 2: its training diverged; NaN counts as background."]
+    markdown = text_table({"models": models}, "markdown")
+    assert "- b gave NaN with seeds 0, 2" in markdown
 
 
 def test_a_loss_against_the_student_alone_is_shown():

@@ -18,6 +18,7 @@ import yaml
 
 from hlfd import recipe
 from hlfd.errors import InputError
+from hlfd.evaluation.results import read_evaluation
 from hlfd.sections import Method, SearchSection
 from hlfd.segmenter import Segmenter, build_network
 from hlfd.study import collect, compare, engine, memory, search, steps
@@ -341,6 +342,7 @@ def test_a_model_that_gives_nan_finds_nothing_and_ends_no_study(results, values,
     bad.save(folder / "model")
     found = steps.evaluate(folder / "model", workspace, "test", 0, folder)
     assert [case.regions["tumor"].dice for case in found] == [0.0, 0.0]
+    assert [case.nan for case in read_evaluation(folder / "evaluation.json")] == [True, True]
     assert "its network gives NaN, which counts as background" in " ".join(capfd.readouterr().err.split())
 
 

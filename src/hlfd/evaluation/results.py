@@ -94,6 +94,7 @@ class CaseResult:
         lesions: region -> lesions of both sides, for regions that consist of lesions.
         calibration: ``all`` voxels, and those in the ``foreground`` of reference or prediction, where probabilities
             were at hand.
+        nan: whether the network gave NaN, which counts as background.
     """
 
     case: str
@@ -102,6 +103,7 @@ class CaseResult:
     voxels: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
     lesions: Mapping[str, Sequence[Lesion]] = field(default_factory=dict[str, Sequence[Lesion]])
     calibration: Mapping[str, Calibration] = field(default_factory=dict[str, Calibration])
+    nan: bool = False
 
 
 def write_evaluation(folder: str | Path, cases: Sequence[CaseResult], protocol: "Protocol") -> dict[str, Any]:
@@ -168,6 +170,7 @@ def _case_as_json(case: CaseResult) -> dict[str, Any]:
             for region, lesions in case.lesions.items()
         },
         "calibration": {where: asdict(bins) for where, bins in case.calibration.items()},
+        **({"nan": True} if case.nan else {}),
     }
 
 
@@ -186,4 +189,5 @@ def _case_from_json(case: Mapping[str, Any]) -> CaseResult:
         {region: Counts(**counts) for region, counts in case.get("voxels", {}).items()},
         {region: tuple(map(lesion, found)) for region, found in case.get("lesions", {}).items()},
         {where: Calibration(**bins) for where, bins in case.get("calibration", {}).items()},
+        nan=case.get("nan", False),
     )

@@ -92,6 +92,7 @@ def render(data: ReportData) -> str:
         baseline=(tables.baseline_of(models) or {}).get("name"),
         seeds=sorted({seed for m in models for seed in m.get("seeds") or [m.get("seed")] if seed is not None}),
         findings=data.findings,
+        remarks=tables.remarks(models),
         spread=_spread(data, models),
         scatters=charts.scatters(models, labels, slots),
         speed=_speed(data, slots),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 DASH = "–"
@@ -107,6 +107,17 @@ def verdicts(results: Mapping[str, Any]) -> Verdicts:
 _VERDICTS = {"none": "no difference", "refused": "no claim"}
 
 
+def remarks(models: Sequence[Model]) -> list[str]:
+    """A sentence for every model whose training diverged."""
+    found: list[str] = []
+    for model in models:
+        seeds = model.get("nan_seeds") or ()
+        if seeds:
+            named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            found.append(f"{model['name']} gave NaN with {named}: its training diverged; NaN counts as background.")
+    return found
+
+
 def comparison_tables(results: Mapping[str, Any]) -> list[tuple[str, Table]]:
     """Region -> a row a comparison: difference with its interval, p after Holm, effect sizes, seed by seed."""
     headers = (
@@ -171,6 +182,12 @@ def detail_table(models: Sequence[Model], label: str) -> Table:
         undefined = number(rvd.get("undefined"))
         note = (f"RVD undefined in {undefined:.0f}",) if undefined else ()
         patients.append(Cell(fixed(number(dice.get("patients")), 0), note))
+        missed = (model.get("missed") or {}).get(label)
+        if missed:  # RVD is -1 there, better than that of a tumour found three times too large
+            for column in columns[2:]:
+                cell = column[len(patients) - 1]
+                told = f"{missed} of {model['tests']} missed"
+                column[len(patients) - 1] = replace(cell, notes=(*cell.notes, told))
     return _table(models, [*headers, ("Patients", "")], [*columns, patients])
 
 

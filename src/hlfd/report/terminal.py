@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from hlfd.report.tables import remarks
+
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """A row per model and region, in 80 columns: Dice with its interval, VOE, RVD; parameters and time if known.
@@ -21,6 +23,14 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_column("region", no_wrap=True)
     for column in ("Dice", "interval", "VOE", "RVD"):
         table.add_column(column, justify="right", no_wrap=True)
+    missed = [
+        f"{region} of {model['name']}: {count} of {model['tests']}"
+        for model in models
+        for region, count in (model.get("missed") or {}).items()
+        if count
+    ]
+    table.caption = "\n".join([*remarks(models), *([f"Missed, RVD -1: {', '.join(missed)}"] if missed else [])]) or None
+    table.caption_justify = "left"
     for model in models:
         first = [model["name"]]
         if costs:

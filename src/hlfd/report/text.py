@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hlfd.errors import InputError, nearest
-from hlfd.report.tables import TEACHER, fixed, labels_of, number, short, summary_of
+from hlfd.report.tables import TEACHER, fixed, labels_of, number, remarks, short, summary_of
 
 FORMATS = ("html", "latex", "markdown")
 _COSTS = (
@@ -43,7 +43,7 @@ def text_table(results: Mapping[str, Any], form: str) -> str:
             cells.append(text + (f" [{fixed(low)}, {fixed(high)}]" if low is not None and high is not None else ""))
         rows.append(cells + [short(number(model.get(key))) for key, _ in costs])
     titles = ["Model", *(f"{region} Dice" for region in regions), *(title for _, title in costs)]
-    told = [str(one["sentence"]) for one in results.get("comparisons") or ()]
+    told = [str(one["sentence"]) for one in results.get("comparisons") or ()] + remarks(models)
     return _latex(titles, rows, told) if latex else _markdown(titles, rows, told)
 
 

@@ -45,6 +45,7 @@ def embedded(cases: Sequence[ViewerCase], regions: Mapping[str, tuple[int, ...]]
             colours[number] = rgb
     document = {
         "colours": colours,
+        "target": list(list(regions.values())[-1]) if regions else [],
         "cases": [
             {"image": _text(case.image), "masks": {name: _text(mask) for name, mask in case.masks.items()}}
             for case in cases

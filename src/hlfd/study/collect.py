@@ -11,7 +11,7 @@ import numpy as np
 
 from hlfd.cost import ms_per_image, multiply_adds
 from hlfd.evaluation.results import CaseResult, Scores, read_evaluation
-from hlfd.evaluation.summary import summarize
+from hlfd.evaluation.summary import count_empty, summarize
 from hlfd.segmenter import Segmenter
 from hlfd.study import steps
 from hlfd.study.cells import Cell, Ledger, plan
@@ -178,6 +178,9 @@ def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[
                 "peak_mib": round(memory[network], 1),
                 "train_seconds": round(sum(fact["train_seconds"] for fact in facts), 1),
                 "labels": summarize(over_seeds(run)),
+                "tests": sum(len(cases) for cases in run.cases.values()),
+                "missed": _missed(run),
+                "nan_seeds": [seed for seed in seeds if any(case.nan for case in run.cases[seed])],
                 "seed_means": {region: seed_means(run, region) for region in next(iter(run.cases.values()))[0].regions},
                 "sha256": [
                     hashlib.sha256((one.model / "model.safetensors").read_bytes()).hexdigest() for one in run.runs
@@ -185,6 +188,12 @@ def model_rows(models: Sequence[ModelRuns], workspace: steps.Workspace) -> list[
             }
         )
     return table
+
+
+def _missed(model: ModelRuns) -> dict[str, int]:
+    """Region -> in how many tests (a case by a seed) nothing was found of it though it is there."""
+    counts = count_empty([case for cases in model.cases.values() for case in cases])
+    return {region: kinds["prediction"] for region, kinds in counts.items()}
 
 
 def seed_means(model: ModelRuns, region: str) -> list[float]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -358,9 +359,10 @@ def evaluate(
                 protocol=protocol,
                 calibration=bins,
             )
-            results.append(judged)
+            results.append(replace(judged, nan=predictor.gave_nan))
+            predictor.gave_nan = False
             advance()
-    if predictor.gave_nan:
+    if any(judged.nan for judged in results):
         console.print(f"{model_folder}: its network gives NaN, which counts as background", highlight=False)
     write_evaluation(folder, results, protocol)
     return results

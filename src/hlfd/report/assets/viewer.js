@@ -39,19 +39,19 @@
     show.last = caseChoice.value;
     section.dataset.shown = `${caseChoice.value} ${masks.join('+')}`;
   };
-  // To begin with, the slice with most of the last class that the reference has.
+  // To begin with, the slice with most of the target (the last region); if the case has none, of all classes.
   const centre = (mask) => {
     if (!mask) return;
-    const [nx, ny, nz] = [mask.hdr.dims[1], mask.hdr.dims[2], mask.hdr.dims[3]], last = mask.img.reduce((a, b) => Math.max(a, b), 0);
-    if (!last) return;
-    const counts = new Map();
+    const [nx, ny, nz] = [mask.hdr.dims[1], mask.hdr.dims[2], mask.hdr.dims[3]];
+    const there = mask.img.some((value) => data.target.includes(value)), counts = new Map();
     mask.img.forEach((value, i) => {
-      if (value !== last) return;
+      if (there ? !data.target.includes(value) : !value) return;
       const k = Math.floor(i / (nx * ny)), [n, x, y] = counts.get(k) || [0, 0, 0];
       counts.set(k, [n + 1, x + (i % nx), y + (Math.floor(i / nx) % ny)]);
     });
     let best = null;
     for (const [k, [n, x, y]] of counts) if (!best || n > best[0]) best = [n, x / n, y / n, k];
+    if (!best) return;
     const mm = mask.hdr.affine.slice(0, 3).map((row) => row[0] * best[1] + row[1] * best[2] + row[2] * best[3] + row[3]);
     viewer.scene.crosshairPos = viewer.mm2frac(mm);
   };
