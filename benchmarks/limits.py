@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/limits.py [--size 256] [--rounds 5] [--json FILE]
 
 The machine's convolution rate is the best of some dense 3 x 3 convolutions (multiply-adds a second), its memory
-bandwidth that of copying 256 MiB (bytes read and written a second). A network's limit is its counted multiply-adds at
-that rate: forward once, and twice more backward. What is left is memory traffic (norms, activations, resizing),
-depthwise convolutions, which have little to compute on what they read, and overhead.
+bandwidth that of copying 256 MiB (bytes read and written a second). Every operation that PyTorch runs, forward and
+backward, is counted: its multiply-adds, and the bytes of what it reads and writes. Its limit is the slower of both at
+the machine's rates, and a network's the sum over its operations, run one by one as they are: fusing them could do
+better, and so does what still lies in the processor's cache.
 """
 
 import argparse
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from hlfd import SegmentationLoss, plugins
-from hlfd.cost import multiply_adds
 from hlfd.machine import keep_freed_memory
 
 NETWORKS = {
@@ -61,6 +64,36 @@ def bandwidth(rounds: int) -> float:
     return 2 * a.numel() / seconds(lambda: b.copy_(a), rounds)
 
 
+class Counter(TorchDispatchMode):
+    """Counts the operations that run in it: (multiply-adds, bytes read and written) of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations: list[tuple[float, float]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        if not func.is_view:
+            if func is torch.ops.aten.convolution_backward.default:  # PyTorch's own count forgets the groups
+                gradient, image, weight, transposed, wanted = *args[:3], args[7], args[10]
+                work = (image if transposed else gradient).numel() * weight[0].numel() * sum(wanted[:2])
+            else:
+                count = flop_registry.get(func.overloadpacket)
+                work = count(*args, **kwargs, out_val=found) / 2 if count else 0.0
+            read = {id(x): x.nbytes for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            written = {id(x): x.nbytes for x in tree_leaves(found) if isinstance(x, Tensor)}
+            self.operations.append((work, float(sum(read.values()) + sum(written.values()))))
+        return found
+
+    def limits(self, rate: float, bytes_a_second: float) -> dict[str, float]:
+        """Seconds of computing alone, of moving alone, and of the slower of both in each operation."""
+        computing = [work / rate for work, _ in self.operations]
+        moving = [moved / bytes_a_second for _, moved in self.operations]
+        both = sum(map(max, computing, moving))
+        return {"computing": sum(computing), "moving": sum(moving), "limit": both}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="pixels an axis")
@@ -76,18 +109,28 @@ def main() -> None:
     for name, extra in NETWORKS.items():
         network = plugins.load("networks", name, in_channels=1, classes=3, dims=2, **extra)
         network.to(memory_format=torch.channels_last)
-        work = BATCH * multiply_adds(network, (options.size, options.size))
-        with torch.no_grad():
-            forward = seconds(lambda net=network: net(image), options.rounds)
-        limit = work / rate
-        row = {"network": name, "multiply_adds": work // BATCH, "forward": forward, "forward_limit": limit}
-        shown = f"forward {1000 * forward:8.0f} ms, limit {1000 * limit:8.0f} ms ({limit / forward:4.0%})"
-        if name != "unetpp":  # the teacher is never trained by the student's step
-            step = seconds(lambda net=network: LOSS(net(image)["logits"], target).backward(), options.rounds)
-            row |= {"step": step, "step_limit": 3 * limit}
-            shown += f"; step {1000 * step:8.0f} ms, limit {3000 * limit:8.0f} ms ({3 * limit / step:4.0%})"
+
+        def forward(net: nn.Module = network) -> None:
+            with torch.no_grad():
+                net(image)
+
+        def step(net: nn.Module = network) -> None:
+            LOSS(net(image)["logits"], target).backward()
+
+        row: dict[str, Any] = {"network": name}
         rows.append(row)
-        print(f"{name:17} {work / BATCH / 1e9:7.2f} G an image  {shown}", flush=True)
+        for what, do in (("forward", forward), ("step", step)):
+            if (name, what) == ("unetpp", "step"):  # the teacher is never trained by the student's step
+                continue
+            with Counter() as counter:
+                do()
+            taken, limits = seconds(do, options.rounds), counter.limits(rate, bytes_a_second)
+            row[what] = {"seconds": taken, "multiply_adds": sum(work for work, _ in counter.operations), **limits}
+            row[what]["bytes"] = sum(moved for _, moved in counter.operations)
+            told = ", ".join(f"{key} {1000 * value:.0f}" for key, value in limits.items())
+            counted = f"{row[what]['multiply_adds'] / 1e9:7.1f} G multiply-adds, {row[what]['bytes'] / 1e9:6.2f} GB"
+            share = f"{limits['limit'] / taken:4.0%}"
+            print(f"{name:17} {what:8} {counted}: {1000 * taken:7.0f} ms; ms of {told} ({share})", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
