@@ -1,7 +1,7 @@
 """The sections of a recipe: what can be set, in which units, with which defaults."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -290,6 +290,23 @@ class TrainingSection(Section):
     def augmentation(self) -> AugmentSection:
         """``augment`` in full."""
         return self.augment if isinstance(self.augment, AugmentSection) else AugmentSection(turns=self.augment)
+
+    def why_live(self, whole_features: Sequence[str]) -> str | None:
+        """Why the teachers must run at every step; None: what they know can be kept.
+
+        Args:
+            whole_features: terms that need whole feature maps, `hlfd.distill.Distiller.whole_features`.
+        """
+        if endless := self.augmentation.endless:
+            return f"augment.{endless}: every image is new to the teacher"
+        if whole_features:
+            return f"{', '.join(whole_features)}: needs whole feature maps of the teacher, which are too large to keep"
+        return None
+
+    def require_cache(self, whole_features: Sequence[str]) -> None:
+        """Raise `InputError` where a cache is required and can't be had. Arguments as for `why_live`."""
+        if self.cache == "require" and (message := self.why_live(whole_features)):
+            raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
 
     @model_validator(mode="after")
     def _ends_with_a_validation(self) -> Self:

@@ -124,6 +124,10 @@ SHARE = {"student_training": {**SMALL, "unlabelled_share": 0.5}}
         ({"methods": [{"name": "hlfd", "feature": False, "pixel": False}]}, "method 'hlfd' is left without a term"),
         ({"methods": [{"name": "ifvd"}]}, "method 'ifvd': every term needs labels"),
         (
+            {"methods": [{"name": "seg"}, {"name": "fitnet"}], "student_training": {**SMALL, "cache": "require"}},
+            r"cache: require: fitnet\.e3: needs whole feature maps",
+        ),
+        (
             {"source": "labelled", "split": {"validation": 1, "test": 2}, **SHARE},
             "unlabelled_share: fold 0 has no patient without labels",
         ),

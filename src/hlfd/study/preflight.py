@@ -25,7 +25,8 @@ def check(workspace: Workspace) -> None:
 
     Raises:
         InputError: a term that student or teacher can't take part in, a teacher that isn't there, can't see what the
-            student sees or learned from a fold's test patients, slices without labels that nothing is learned from.
+            student sees or learned from a fold's test patients, slices without labels that nothing is learned from, a
+            method that a required cache can't serve.
     """
     recipe, classes = workspace.recipe, workspace.source.labels.classes
     _check_unlabelled(workspace)
@@ -47,7 +48,10 @@ def check_method(recipe: Recipe, method: Method, student: Taps, teachers: Sequen
     """Build a method's terms for networks of these taps. Raises `InputError` for what can't be."""
     schedules = {pattern: Schedule(**section.model_dump()) for pattern, section in method.terms.items()}
     for teacher in teachers:
-        terms = Distiller(method.build(student, teacher, classes), schedules).each()
+        distiller = Distiller(method.build(student, teacher, classes), schedules)
+        terms = distiller.each()
+        if terms:
+            recipe.student_training.require_cache(distiller.whole_features())
         if recipe.student_training.unlabelled_share and terms and all(term.loss.needs_labels for term in terms):
             raise InputError(
                 f"method '{method.name}': every term needs labels, so it learns nothing from slices without them: set "

@@ -123,12 +123,8 @@ class Setup:
 
     def why_live(self, lessons: Teaching) -> str | None:
         """Why the teachers must run at every step; None: what they know can be kept."""
-        endless, whole = self.job.training.augmentation.endless, lessons.whole_features()
-        if endless:
-            return f"augment.{endless}: every image is new to the teacher"
-        if whole:
-            return f"{', '.join(whole)}: needs whole feature maps of the teacher, which are too large to keep"
-        return "there is no folder to keep it in" if self.job.cache is None else None
+        message = self.job.training.why_live(lessons.whole_features())
+        return message or ("there is no folder to keep it in" if self.job.cache is None else None)
 
     def keep_knowledge(self, module: TrainingModule) -> list[KnowledgeCache]:
         """Answer for the teachers from a cache each, where the method's terms allow it; the caches, to be closed.
