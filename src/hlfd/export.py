@@ -88,7 +88,7 @@ def export(
     if plugin.SUFFIX == "":
         plugin.require_usable(model)
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not plugin.is_bundle(path))):
-            raise InputError(f"{path}: holds other files than a bundle's; expected a new folder, or an older bundle")
+            raise InputError(f"{path}: holds other files than those of a bundle that hlfd wrote; name a new folder")
     evidence = evidence or phantom(model)
     limit = TOLERANCE[checked] if tolerance is None else tolerance
     require_writable(path.parent)

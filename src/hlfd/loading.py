@@ -53,9 +53,10 @@ def load(path: str | Path, *, threads: int | None = None, allow: Iterable[str] =
     known = read_description(side)
     described = Description.of(known, side)
     try:
-        files, multiple, size = known["files"], known["multiple"], known["size"]
+        files, multiple, size = known["files"], tuple(map(int, known["multiple"])), known["size"]
+        size = None if size is None else tuple(map(int, size))
         require_whole(path, {path.name: files[path.name]} | files)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{side}: not an exported file's description, {error!r}") from None
     network = Exported(
         plugins.module("exporters", formats[path.suffix]).open_file(path, threads),
@@ -63,6 +64,6 @@ def load(path: str | Path, *, threads: int | None = None, allow: Iterable[str] =
         in_channels=described.in_channels,
         dims=described.dims,
         multiple=multiple,
-        size=size and tuple(size),
+        size=size,
     )
     return Model.of(described, network)

@@ -74,6 +74,12 @@ class Volume:
         own = np.array([[axis, 1] for axis in range(3)])
         return nib.orientations.apply_orientation(voxels, nib.orientations.ornt_transform(own, upright))
 
+    def with_axes_of(self, other: "Volume") -> "Volume":
+        """The volume with its axes flipped and permuted to run as the other's, as near as that goes."""
+        turn = nib.orientations.io_orientation(np.linalg.inv(other.affine) @ self.affine)
+        voxels = nib.orientations.apply_orientation(self.voxels, turn)
+        return Volume(voxels, self.affine @ nib.orientations.inv_ornt_aff(turn, self.shape))
+
     def like(self, voxels: np.ndarray) -> "Volume":
         """Other voxels of the same shape on the same grid."""
         if voxels.shape != self.shape:

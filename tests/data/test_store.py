@@ -43,7 +43,7 @@ def test_slices_are_the_preprocessed_image_to_half_a_step(store: Store, kits_roo
             assert label[k].dtype == np.uint8
             np.testing.assert_allclose(image[k], expected.voxels[k], atol=1.01 / 16 * 2 / 500)
             np.testing.assert_array_equal(label[k], labels[k])
-        assert image.steps.chunks == image.steps.blocks == (1, 12, 32)  # reading a slice unpacks no other
+        assert image.steps.array.chunks == image.steps.array.blocks == (1, 12, 32)  # reading a slice unpacks no other
         known = store.cases[case.id]
         assert known.shape == expected.shape == image.shape == (4, 12, 32)
         np.testing.assert_array_equal(known.counts, [[(s == c).sum() for c in range(3)] for s in labels])
@@ -79,12 +79,12 @@ def test_a_patch_is_read_without_the_rest_of_its_slices(tmp_path):
     voxels = np.random.default_rng(0).integers(0, 500, (4, 300, 260)).astype(np.uint16)
     packed = frames.pack(iter([voxels[:3], voxels[3:]]), voxels.shape, np.uint16)
     (tmp_path / "a.b2nd").write_bytes(packed.data)
-    array = frames.read(tmp_path / "a.b2nd")
-    assert (array.chunks, array.blocks) == ((1, 300, 260), (1, 128, 128))
+    array = frames.Kept(tmp_path / "a.b2nd")
+    assert (array.array.chunks, array.array.blocks) == ((1, 300, 260), (1, 128, 128))
     np.testing.assert_array_equal(array[1:3, 100:140, 7:200], voxels[1:3, 100:140, 7:200])
     assert packed.sha256 == hashlib.sha256(voxels.tobytes()).hexdigest()
     with pytest.raises(ValueError, match=r"read|mode"):
-        array[0] = 0
+        array.array[0] = 0
 
 
 def test_smaller_than_npz(shared_data: Path):
@@ -160,3 +160,29 @@ def test_what_is_no_whole_store(store: Store, damage, message):
     with pytest.raises(InputError, match=message) as caught:
         Store(store.root)
     assert str(caught.value).startswith(str(store.root))
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "overwritten"])
+def test_a_damaged_array_is_named_when_it_is_read(store: Store, kind: str, damage: str):
+    path = store.root / "cases" / f"case_00001.{kind}.b2nd"
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        half = len(whole) // 2
+        path.write_bytes({"empty": b"", "cut": whole[:half], "overwritten": whole[:half] + bytes(half)}[damage])
+    with pytest.raises(InputError, match=r"expected a prepared case .*can't be read") as caught:
+        [part[:] for part in store.slices("case_00001")]
+    assert str(caught.value).startswith(str(path))
+
+
+def test_what_is_read_can_not_be_written(store: Store):
+    for path in (*(store.root / "cases").iterdir(), store.root / "cases"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    image, label = store.slices("case_00001")
+    for part in (image, label):
+        assert part[0].shape == part.shape[1:]
+        with pytest.raises(TypeError):
+            part[0] = 0
+    assert [*store.root.glob("cases/*.tmp")] == []

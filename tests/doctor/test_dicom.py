@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -150,3 +151,25 @@ def test_what_is_wrong_with_a_series(tmp_path: Path, code: str):
     assert (one.severity == "error") == wrong[code]  # an error is what the reader refuses
     said = str(report.document())
     assert NAME not in said and "Doe" not in said and ID not in said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (None, ""),
+        ("shape-mismatch", "image of 12 x 10 x 6 voxels, label of 12 x 10 x 5"),
+        ("affine-mismatch", "image and label lie apart, a corner lies 3 mm away"),
+    ],
+)
+def test_a_nifti_label_map_on_another_grid_is_seen_in_the_headers(tmp_path: Path, spoil: str | None, text: str):
+    hu, affine = write_series(tmp_path / "ct")
+    labels = np.zeros(hu.shape[: 2 + 1], np.uint8)
+    labels[3:6, 3:6, 2:4] = 1
+    if spoil == "affine-mismatch":
+        affine = affine.copy()
+        affine[0, 3] += 3
+    image = nib.Nifti1Image(labels[:, :, :-1] if spoil == "shape-mismatch" else labels, affine)
+    nib.save(image.as_reoriented([[0, 1], [1, -1], [2, 1]]), tmp_path / "ct_label.nii")  # as a converter writes it
+    found = [f for f in check_root(tmp_path, "dicom", workers=1).findings if f.code.endswith("-mismatch")]
+    assert [f.code for f in found] == ([spoil] if spoil else [])
+    assert all(text in f.text for f in found)

@@ -86,6 +86,14 @@ def no_qform(root: Path) -> None:
     header(root, apply)
 
 
+def no_affine(root: Path) -> None:
+    def apply(loaded: nib.Nifti1Image) -> None:
+        loaded.set_sform(None, 0)
+        loaded.set_qform(None, 0)
+
+    header(root, apply)
+
+
 def pixdim(root: Path) -> None:
     def apply(loaded: nib.Nifti1Image) -> None:
         loaded.set_qform(None, 0)
@@ -176,6 +184,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "two-affines": (lambda r: two(r, np.diag([2.0, 1, 1, 1])), "the sform says 5 x 5 x 5 mm SPL, the qform 10 x 5"),
     "two-origins": (lambda r: two(r, shift(2)), "sform and qform place a corner 10 mm apart"),
     "identity-affine": (lambda r: moved(r, np.eye(4)), "the affine is an identity: the spacing was lost"),
+    "no-affine": (no_affine, "image: sform and qform code 0, so orientation and position are not known"),
     "kits19-affine": (no_qform, "anti-diagonal sform, qform code 0: slices on the first axis (SPL)"),
     "sheared-axes": (lambda r: moved(r, sheared()), "axes are 73.3 degrees apart, expected 90"),
     "oblique-axes": (lambda r: moved(r, turned(10)), "axes are turned 10 degrees from the patient's"),
@@ -204,6 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "duplicate-image": (copied, "the same image as case_00000, under another patient"),
     "same-patient": (overlapping, "slices are the same as of case_00000: one patient under two names"),
 }
+ALSO = {"pixdim": {"kits19-affine"}, "identity-affine": {"back-to-front"}, "no-affine": {"back-to-front"}}
 ELSEWHERE = {"slice-gaps", "wrong-side", "duplicate-case", "shared-patient", "ircadb"}
 
 
@@ -226,8 +236,7 @@ def test_a_check_finds_what_is_wrong_and_nothing_else(sound: Path, code: str):
     spoil, text = BROKEN[code]
     spoil(sound)
     report = check_root(sound, "kits", deep=True, workers=1)
-    also = {"pixdim": {"kits19-affine"}, "identity-affine": {"back-to-front"}}.get(code, set())
-    assert {finding.code for finding in report.findings} == {code} | also
+    assert {finding.code for finding in report.findings} == {code} | ALSO.get(code, set())
     found = next(finding for finding in report.findings if finding.code == code)
     assert text in found.text
     assert str(sound) not in found.text
@@ -236,7 +245,7 @@ def test_a_check_finds_what_is_wrong_and_nothing_else(sound: Path, code: str):
     assert found.case == (None if code in ("unpaired", "unused-file") else "case_00001")
 
 
-HEADERS = [*[code for code in BROKEN if code != "unreadable"][:18], "duplicate-image"]
+HEADERS = [*[code for code in BROKEN if code != "unreadable"][:19], "duplicate-image"]
 
 
 @pytest.mark.parametrize("code", HEADERS)

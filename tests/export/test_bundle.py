@@ -186,17 +186,26 @@ def test_a_bundle_replaces_an_older_one_or_leaves_it(tmp_path, trained, monkeypa
 
     path = tmp_path / "bundle"
     export(trained, path, to="monai-bundle", evidence=on_noise())
-    (path / "old").touch()
+    (path / "LICENSE").write_text("old")
     plugin = plugins.module("exporters", "monai_bundle")
     original = plugin._inference
     with monkeypatch.context() as patch:
         patch.setattr(plugin, "_inference", lambda model, network: original(spoilt(model), network))
         with pytest.raises(NotTheSameError, match="not written, it disagrees with PyTorch"):
             export(trained, path, to="monai-bundle", evidence=on_noise())
-    assert (path / "old").exists()
+    assert (path / "LICENSE").read_text() == "old"
     export(trained, path, to="monai-bundle", evidence=on_noise())
-    assert not (path / "old").exists()
+    assert (path / "LICENSE").read_text() != "old"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    (path / "input").mkdir()
+    (path / "input" / "ct.nii.gz").touch()
+    with pytest.raises(InputError, match="holds other files than those of a bundle that hlfd wrote"):
+        export(trained, path, to="monai-bundle", evidence=on_noise())
+    (path / "input" / "ct.nii.gz").unlink()
+    metadata = path / "configs" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace("exported by hlfd", "somebody's own"))
+    with pytest.raises(InputError, match="holds other files than those of a bundle that hlfd wrote"):
+        export(trained, path, to="monai-bundle", evidence=on_noise())
 
 
 def spoilt(model: Segmenter) -> Segmenter:
@@ -205,7 +214,7 @@ def spoilt(model: Segmenter) -> Segmenter:
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path, trained):
     (tmp_path / "mine").touch()
-    with pytest.raises(InputError, match="holds other files than a bundle's"):
+    with pytest.raises(InputError, match="holds other files than those of a bundle"):
         export(trained, tmp_path, to="monai-bundle", evidence=on_noise())
     assert (tmp_path / "mine").exists()
 

@@ -57,6 +57,14 @@ def test_one_bit_is_noticed(name, copied):
     refused(path, f"{file}: damaged, or not the file that {path.name}.json describes")
 
 
+@pytest.mark.parametrize("change", [{"size": 5}, {"multiple": 16}, {"multiple": ["a"]}, {"files": []}])
+def test_a_description_with_other_values(change, copied):
+    path = copied("model.onnx")
+    side = json.loads(side_path(path).read_text())
+    side_path(path).write_text(json.dumps(side | change))
+    refused(path, rf"{path}.json: not an exported file's description")
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.ts"])
 def test_what_is_no_such_file_at_all(name, copied):
     import hashlib

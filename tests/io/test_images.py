@@ -47,12 +47,19 @@ def cut(path: Path, keep: int) -> Path:
     return path
 
 
+def enormous(path: Path) -> Path:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**20, 2**20)})
+    return path
+
+
 BAD = {
     "missing": (lambda p: p / "a.png", "can't be read"),
     "truncated png": (lambda p: cut(p / "a.png", 60), "can't be read"),
     "damaged png": (lambda p: png_with_bad_chunk(p / "a.png"), "can't be read"),
     "truncated npy": (lambda p: cut(p / "a.npy", 140), "can't be read"),
     "npy cut in its header": (lambda p: cut(p / "a.npy", 40), "can't be read"),
+    "enormous npy": (lambda p: enormous(p / "a.npy"), "can't be read"),
     "empty npy": (lambda p: cut(p / "a.npy", 0), "can't be read"),
     "objects": (lambda p: save(p / "a.npy", np.array([[{}]])), "can't be read"),
     "colours": (lambda p: save(p / "a.png", np.zeros((4, 4, 3), np.uint8)), "expected one grey channel, got mode RGB"),

@@ -161,6 +161,17 @@ def test_an_object_for_a_series_that_is_not_there(tmp_path: Path):
     assert source.notes == ("1 SEG objects refer to no series here and are left out",)
 
 
+def test_label_maps_in_a_zip_are_not_passed_over_without_a_word(tmp_path: Path):
+    _, affine = write_series(tmp_path / "ct")
+    nifti_for(affine, tmp_path / "labels.nii", blobs(0))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in (*sorted((tmp_path / "ct").iterdir()), tmp_path / "labels.nii"):
+            archive.write(path, path.name)
+    source = build(tmp_path / "all.zip")
+    assert [case.label for case in source.cases] == [None]
+    assert source.notes == ("1 NIfTI files in zips are not read: unpack label maps beside the series",)
+
+
 def beside(root: Path, affine: np.ndarray) -> None:
     nifti_for(affine, root / "ct_label.nii", blobs(0))
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ NAMES = {
     "pairs": "pairs",
 }
 DICOM = bytes(128) + b"DICM" + bytes(20)
+BARE = bytes([8, 0, 5, 0]) + b"CS" + bytes(20)
 
 
 @pytest.mark.parametrize(("layout", "name"), NAMES.items())
@@ -61,8 +62,22 @@ def test_slices_and_a_single_case(tmp_path: Path, layouts, three):
     assert recognise(layouts["kits"](tmp_path / "kits", three) / "case_00001") == "kits"
 
 
+def test_a_zip_with_damaged_members_is_no_dicom(tmp_path: Path):
+    path = tmp_path / "root" / "x.zip"
+    path.parent.mkdir()
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        archive.writestr("one/IM1", DICOM * 50)
+    whole = bytearray(path.read_bytes())
+    whole[40:60] = bytes(255 - b for b in whole[40:60])
+    path.write_bytes(whole)
+    for root in (path, path.parent):
+        with pytest.raises(InputError, match="expected the layout of a source"):
+            recognise(root)
+
+
+@pytest.mark.parametrize("content", [DICOM, BARE])
 @pytest.mark.parametrize("place", ["a.dcm", "study/series 1/IM0001", "x.zip"])
-def test_dicom_in_a_tree_or_a_zip(tmp_path: Path, place: str):
+def test_dicom_in_a_tree_or_a_zip(tmp_path: Path, place: str, content: bytes):
     root = tmp_path / "root"
     path = root / place
     path.parent.mkdir(parents=True)
@@ -70,10 +85,10 @@ def test_dicom_in_a_tree_or_a_zip(tmp_path: Path, place: str):
     if place == "x.zip":
         with ZipFile(path, "w") as archive:
             archive.writestr("readme.txt", "nothing")
-            archive.writestr("one/IM1", DICOM)
+            archive.writestr("one/IM1", content)
         assert recognise(path) == "dicom"
     else:
-        path.write_bytes(DICOM)
+        path.write_bytes(content)
     assert recognise(root) == "dicom"
 
 

@@ -1,5 +1,6 @@
 """Peak memory of one way to run a model, in a process of its own."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def measure(path: str, way: str, file: str | None, shape: list[int], threads: in
     import numpy as np
     import torch
 
+    from hlfd import plugins
     from hlfd.benchmark.ways import WAYS, start, way_of
     from hlfd.loading import load
 
@@ -48,12 +50,14 @@ def measure(path: str, way: str, file: str | None, shape: list[int], threads: in
     chosen = WAYS[way] if way in WAYS and not Path(path).is_file() else way_of(Path(path))
     for package in chosen.packages:
         import_module(package)
+    load(path, threads=threads)  # imports what the model needs, its runtime too
+    if file is not None:
+        plugins.module("exporters", chosen.exporter).open_file(Path(file), threads)
+    gc.collect()
     torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))  # what is set up once
     image = np.zeros(shape, np.float32)
     before = _reset_peak()
     if file is not None:
-        from hlfd import plugins
-
         run: Any = plugins.module("exporters", chosen.exporter).open_file(Path(file), threads)
     else:
         run = start(chosen, load(path, threads=threads), None, threads)

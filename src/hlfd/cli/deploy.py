@@ -29,7 +29,9 @@ def export(
     to: Annotated[
         str, typer.Option(help="onnx, openvino, torchscript or monai-bundle. Default: from the file's name.")
     ] = "",
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8, where the format has it.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 or int8, where the format has it. Default: fp32.", show_default=False)
+    ] = "",
     recipe: Annotated[
         Path | None,
         typer.Option(help="Recipe whose cases it is calibrated and verified on. Default: generated phantom patients."),
@@ -49,7 +51,10 @@ def export(
     auto: Annotated[
         bool, typer.Option("--auto", help="Measure every format here, keep the fastest within --max-dice-loss.")
     ] = False,
-    max_dice_loss: Annotated[float, typer.Option(min=0, max=1, help="With --auto: Dice that may be lost.")] = 0.01,
+    max_dice_loss: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="With --auto: Dice that may be lost. Default: 0.01.", show_default=False),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="With --auto: threads. Default: one a core.", show_default=False)
     ] = None,
@@ -60,21 +65,25 @@ def export(
     from hlfd.export import export as run
     from hlfd.segmenter import Segmenter
 
-    if auto and to:
-        raise InputError("--auto chooses the format itself: leave --to out")
+    for given, name in ((to, "--to"), (precision, "--precision"), (tolerance is not None, "--tolerance")):
+        if auto and given:
+            raise InputError(f"--auto chooses by --max-dice-loss among all formats: leave {name} out")
+    for value, name in ((max_dice_loss, "--max-dice-loss"), (threads, "--threads")):
+        if value is not None and not auto:
+            raise InputError(f"{name} belongs to --auto, which is missing")
     if output is None:
         output = model_folder(model).parent / "export" / ("" if auto else default_name(to))
     segmenter = Segmenter.load(model_folder(model))
     evidence = _evidence(segmenter, recipe, overrides or [], fold, cases)
     try:
         if auto:
-            _auto(segmenter, output, evidence, max_dice_loss, threads)
+            _auto(segmenter, output, evidence, 0.01 if max_dice_loss is None else max_dice_loss, threads)
             return
         done = run(
             segmenter,
             output,
             to=to,
-            precision=precision,
+            precision=precision or "fp32",
             evidence=evidence,
             tolerance=tolerance,
             evaluation=evaluation_of(model_folder(model)),

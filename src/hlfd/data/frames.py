@@ -13,6 +13,7 @@ import torch
 
 from hlfd.data.geometry import Shape
 from hlfd.data.preprocess import Preprocess
+from hlfd.errors import InputError, unreadable
 
 BLOCK = 128
 """Rows and columns that are unpacked at once."""
@@ -84,13 +85,35 @@ def pack(slabs: Iterable[np.ndarray], shape: Shape, dtype: Any) -> Packed:
     return Packed(array.to_cframe(), digest.hexdigest())
 
 
-def read(path: Path) -> Any:
+class Kept:
     """The array in a file, to be indexed: only what is asked for is unpacked. Read-only; for any number of processes.
 
     One thread: others would not outlive the fork of a loader's worker, and starting them takes longer than a slice.
+
+    Raises:
+        InputError: the file is missing or damaged, when it is opened or when a part is read.
     """
-    options: Any = {"mode": "r", "mmap_mode": "r", "dparams": {"nthreads": 1}}
-    return blosc2.open(str(path), **options)
+
+    def __init__(self, path: Path):
+        options: Any = {"mode": "r", "mmap_mode": "r", "dparams": {"nthreads": 1}}
+        self._path = path
+        try:
+            self.array: Any = blosc2.open(str(path), **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise self._damaged(error) from None
+        self.shape: tuple[int, ...] = tuple(self.array.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        try:
+            return self.array[index]
+        except RuntimeError as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> InputError:
+        return unreadable(self._path, "a prepared case (remove it and prepare again)", error)
 
 
 class Stack:
@@ -100,12 +123,13 @@ class Stack:
     """
 
     def __init__(self, path: Path, steps: Steps, preprocess: Preprocess):
-        self.steps, self._table = read(path), steps.table(preprocess)
+        self.steps, self._table = Kept(path), steps.table(preprocess)
 
     @property
     def shape(self) -> Shape:
         """Slices, rows, columns."""
-        return self.steps.shape
+        rows = self.steps.shape
+        return rows[0], rows[1], rows[2]
 
     def __len__(self) -> int:
         return self.shape[0]

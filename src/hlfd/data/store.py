@@ -11,7 +11,7 @@ import numpy as np
 
 from hlfd.cases import Case
 from hlfd.data import frames
-from hlfd.data.frames import Packed, Stack, Steps
+from hlfd.data.frames import Kept, Packed, Stack, Steps
 from hlfd.data.geometry import SLAB, Geometry
 from hlfd.data.preprocess import AXCODES, Preprocess
 from hlfd.errors import InputError, unreadable
@@ -101,7 +101,7 @@ class Store:
         """
         known = self.cases[case]
         image = Stack(_file(self.root, case, "image"), known.steps, self.preprocess)
-        return image, frames.read(_file(self.root, case, "label")) if known.labelled else None
+        return image, Kept(_file(self.root, case, "label")) if known.labelled else None
 
     def manifest(self) -> dict[str, Any]:
         """Version, settings and, of every case, the sha256 of its voxels and of its files."""
@@ -231,11 +231,12 @@ def write_case(
 
 
 def finished(root: Path, case: Case, source: str) -> bool:
-    """Whether the case has been prepared, for the same patient, from the same files, read alike."""
+    """Whether the case has been prepared, for the same patient, from the same files, read alike, and is all there."""
     if not _side(root, case.id).exists():
         return False
     found = _read_side(root, case.id)
-    return found["source"] == source and found["patient"] == case.patient
+    there = all((root / "cases" / name).exists() for name in found["files"])
+    return there and found["source"] == source and found["patient"] == case.patient
 
 
 def _slabs(count: int) -> list[slice]:

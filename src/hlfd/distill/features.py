@@ -130,6 +130,9 @@ class Tapped(nn.Module):
         self.classes, self.in_channels, self.dims = classes, in_channels, dims
         self.size, self.proposed = size, proposed
 
+    cpu_only = False
+    """Whether it can't be moved to another device."""
+
     def with_taps(self, taps: Mapping[str, str | None]) -> "Tapped":
         """The same network (not a copy), with these taps over its own; None takes one away. Errors as `Tapped`."""
         for role in taps:

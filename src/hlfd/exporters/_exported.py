@@ -38,6 +38,8 @@ class Exported(Tapped):
         size: of the image, if the file takes no other.
     """
 
+    cpu_only = True
+
     def __init__(
         self, run: Run, *, classes: int, in_channels: int, dims: int, multiple: Sequence[int], size: Size | None
     ):

@@ -29,6 +29,7 @@ from hlfd.volume import AXCODES, Volume
 
 SUFFIX = ""
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
+CHANGELOG = {"1.0.0": "exported by hlfd"}
 FILES = Path(__file__).parent / "_bundle"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
@@ -70,8 +71,22 @@ def require_usable(model: Segmenter) -> None:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether the folder is a bundle, which another may replace."""
-    return (path / "configs" / "metadata.json").is_file()
+    """Whether the folder holds a bundle that was written here and nothing else, so that another may replace it."""
+    files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    if not files <= _written() | {"models/model.ts"}:
+        return False
+    try:
+        said = json.loads((path / "configs" / "metadata.json").read_text())["changelog"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return said == CHANGELOG
+
+
+def _written() -> set[str]:
+    """Files of every bundle."""
+    own = {"configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md"}
+    scripts = {f"scripts/{file.name}" for file in (FILES / "scripts").iterdir() if file.is_file()}
+    return own | scripts | {"LICENSE", "configs/metadata_schema.json"}
 
 
 def open_file(path: Path, threads: int | None = None) -> Run:
@@ -254,7 +269,7 @@ def _metadata(graph: Graph) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
-        "changelog": {"1.0.0": "exported by hlfd"},
+        "changelog": CHANGELOG,
         "monai_version": version("monai"),
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,

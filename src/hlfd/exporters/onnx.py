@@ -1,5 +1,6 @@
 """ONNX, run by onnxruntime."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ def build(graph: Graph, path: Path, *, precision: Precision = "fp32") -> list[Pa
     except ImportError:
         raise needs("onnx") from None
     if precision == "int8":
-        plain = path.with_name("plain.onnx")
-        trace_onnx(graph, plain)
-        _quantise(graph, plain, path)
-        plain.unlink()
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            plain = Path(folder) / "plain.onnx"
+            trace_onnx(graph, plain)
+            _quantise(graph, plain, path)
     else:
         trace_onnx(graph, path)
     written = onnx.load(path)
@@ -85,7 +86,7 @@ def _quantise(graph: Graph, plain: Path, path: Path) -> None:
             image: np.ndarray | None = next(self.images, None)
             return None if image is None else {INPUT: image}
 
-    prepared = path.with_name("prepared.onnx")
+    prepared = plain.with_name("prepared.onnx")
     root, level = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)  # advice to do what is done here
     try:
@@ -102,4 +103,3 @@ def _quantise(graph: Graph, plain: Path, path: Path) -> None:
         )
     finally:
         root.setLevel(level)
-        prepared.unlink(missing_ok=True)

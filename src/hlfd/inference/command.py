@@ -158,7 +158,8 @@ class Command:
         if self.threads:
             torch.set_num_threads(self.threads)
         model = load(self.model, self.threads)
-        device = self.device or ("cuda" if torch.cuda.is_available() else None)
+        gpu = torch.cuda.is_available() and not model.network.cpu_only
+        device = self.device or ("cuda" if gpu else None)
         return Predictor(
             model,
             device=device,

@@ -85,7 +85,7 @@ def find_inputs(
         raise InputError(
             f"{path}: no such file or folder; expected a NIfTI, a DICOM folder or zip, or a folder of them"
         )
-    found, aside = _found(path, leave_out) if path.is_dir() else ([_file(path) or Input(path, "dicom")], [])
+    found, aside = _found(path, leave_out) if path.is_dir() else ([_file(path) or _single(path)], [])
     if not found:
         raise InputError(f"{path}: expected .nii or .nii.gz files, DICOM files or zips of them, found none")
     if aside:
@@ -174,6 +174,16 @@ def _file(path: Path) -> Input | None:
     if suffix:
         return Input(path, "nifti", path.name[: -len(suffix)])
     return Input(path, "dicom") if path.suffix.lower() == ".zip" else None
+
+
+def _single(path: Path) -> Input:
+    from hlfd.io import dicom
+
+    with path.open("rb") as file:
+        start = file.read(132)
+    if path.suffix.lower() not in dicom.SUFFIXES and not dicom.begins_as_dicom(start):
+        raise InputError(f"{path}: expected a NIfTI (.nii, .nii.gz), a DICOM file or a zip of them; convert it first")
+    return Input(path, "dicom")
 
 
 def _series(one: Input, series: str | None) -> list[Input]:

@@ -93,6 +93,8 @@ class Predictor:
             fold_batch_norms(tapped)
         self.multiple = model.multiple
         self.device = require_device(device) if device else model.device
+        if tapped.cpu_only and self.device.type != "cpu":
+            raise InputError(f"device: an exported file is computed on the cpu here; expected cpu, got '{device}'")
         self.layout = torch.channels_last if tapped.dims == 2 else torch.channels_last_3d
         network = tapped.network.eval().to(self.device)
         self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]

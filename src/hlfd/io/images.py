@@ -20,7 +20,7 @@ def read_slice(path: Path) -> np.ndarray:
     """One slice as an array of shape (rows, columns). Raises `InputError` for anything else than one grey image."""
     try:
         if path.suffix == ".npy":
-            pixels = np.load(path, allow_pickle=False)
+            pixels = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory for what the file doesn't hold
         else:
             with Image.open(path) as image:
                 if image.mode not in ("L", "I", "I;16", "1"):
@@ -32,6 +32,7 @@ def read_slice(path: Path) -> np.ndarray:
         raise unreadable(path, "a PNG or NPY slice", error) from None
     if pixels.ndim != 2:
         raise InputError(f"{path}: expected 2 axes (rows, columns), got shape {pixels.shape}")
+    pixels = np.array(pixels)
     if not np.isfinite(pixels).all():
         raise InputError(f"{path}: expected finite values, got NaN or infinite ones")
     return pixels

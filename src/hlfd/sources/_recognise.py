@@ -1,5 +1,6 @@
 """Which source a folder is laid out for."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -9,6 +10,7 @@ from zipfile import BadZipFile, ZipFile
 
 from hlfd import plugins
 from hlfd.errors import InputError
+from hlfd.io import dicom
 
 DICOM_LAYOUT = "a folder, a tree of folders or a zip of DICOM files"
 _LOOKED_AT = 2000
@@ -57,7 +59,7 @@ def _modules() -> Iterator[tuple[str, Any]]:
 
 
 def holds_dicom(root: Path) -> bool:
-    """Whether a file, one in a folder's tree, or in a zip, has DICOM's magic number."""
+    """Whether a file, one in a folder's tree, or in a zip, begins as DICOM does."""
     if root.is_file():
         return _zip_holds_dicom(root) if root.suffix.lower() == ".zip" else _is_dicom(root)
     files = islice((path for path in root.rglob("*") if path.is_file()), _LOOKED_AT)
@@ -67,7 +69,7 @@ def holds_dicom(root: Path) -> bool:
 def _is_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return dicom.begins_as_dicom(file.read(132))
     except OSError:
         return False
 
@@ -77,10 +79,10 @@ def _zip_holds_dicom(path: Path) -> bool:
         with ZipFile(path) as archive:
             for member in islice((m for m in archive.infolist() if not m.is_dir()), 50):
                 with archive.open(member) as file:
-                    if file.read(132)[128:] == b"DICM":
+                    if dicom.begins_as_dicom(file.read(132)):
                         return True
-    except (OSError, BadZipFile, NotImplementedError, RuntimeError):  # damaged, of another compression, encrypted
-        return False
+    except (OSError, EOFError, zlib.error, BadZipFile, NotImplementedError, RuntimeError):
+        return False  # damaged, of another compression, encrypted
     return False
 
 

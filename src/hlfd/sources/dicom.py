@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from hlfd.cases import Case, DataSource
@@ -93,7 +92,14 @@ def build(
         cases.append(Case(name, one.patient, one.files, tuple(dict.fromkeys(label)) or None))
     reader = _Reader(meaning, dict(segments), series, objects, merge=several_segs == "merge")
     return DataSource(
-        "dicom", cases, meaning, window_hu, reader.image, reader.label, _notes(objects, stray), read_grid=reader.grid
+        "dicom",
+        cases,
+        meaning,
+        window_hu,
+        reader.image,
+        reader.label,
+        _notes(root, objects, stray),
+        read_grid=reader.grid,
     )
 
 
@@ -121,7 +127,8 @@ class _Reader:
         if case.id in self.objects:
             label, where = self._segments(case, grid), f"case {case.id}"
         else:
-            label, where = _onto(grid, nifti.read_label(case.label[0])), str(case.label[0])
+            where = str(case.label[0])
+            label = nifti.read_label(case.label[0]).with_axes_of(grid)  # NIfTI converters turn the rows around
             grid.require_same_grid(label, f"{where} against series {self.series[case.id].key}")
         return Volume(self.labels.to_classes(label.voxels, where), grid.affine)
 
@@ -171,17 +178,12 @@ def _grid(series: dicom.Series) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), series.shape), series.affine)
 
 
-def _onto(grid: Volume, label: Volume) -> Volume:
-    """The label map with its axes flipped and permuted to those of the grid: NIfTI converters turn the rows around."""
-    turn = nib.orientations.io_orientation(np.linalg.inv(grid.affine) @ label.affine)
-    voxels = nib.orientations.apply_orientation(label.voxels, turn)
-    return Volume(voxels, label.affine @ nib.orientations.inv_ornt_aff(turn, label.shape))
-
-
-def _notes(objects: Mapping[str, Sequence[dicom.Header]], stray: Sequence[dicom.Item]) -> tuple[str, ...]:
+def _notes(root: Path, objects: Mapping[str, Sequence[dicom.Header]], stray: Sequence[dicom.Item]) -> tuple[str, ...]:
     several = sum(len(headers) > 1 for headers in objects.values())
     said = [f"{several} series have several SEG objects, whose segments are read together"] if several else []
     said += [f"{len(stray)} SEG objects refer to no series here and are left out"] if stray else []
+    packed = sum(item.member is not None and item.name.lower().endswith(nifti.SUFFIXES) for item in dicom.items(root))
+    said += [f"{packed} NIfTI files in zips are not read: unpack label maps beside the series"] if packed else []
     return tuple(said)
 
 
@@ -219,7 +221,7 @@ def _below(root: Path, file: Path) -> Path:
 
 def _fits(grid: Volume, label: Volume) -> bool:
     try:
-        grid.require_same_grid(_onto(grid, label), "")
+        grid.require_same_grid(label.with_axes_of(grid), "")
     except InputError:
         return False
     return True

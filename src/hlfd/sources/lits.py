@@ -115,4 +115,5 @@ def _lost_its_spacing(case: Case) -> bool:
         affine = nifti.read_grid(case.image[0]).affine
     except InputError:  # will be said where the case is read
         return False
-    return bool(np.array_equal(affine[:3, :3], np.eye(3)))
+    # Where neither sform nor qform counts, nibabel mirrors the first axis of an identity.
+    return bool(np.array_equal(np.abs(affine[:3, :3]), np.eye(3)))

@@ -24,7 +24,21 @@ def _headers(facts: CaseFacts) -> Headers:
         yield "label", facts.label
 
 
-def _grid(header: nifti.Header) -> Volume:
+def _pair(facts: CaseFacts) -> tuple[nifti.Header | Grid, nifti.Header | Grid] | None:
+    """Image and label map, if both say where they lie; a label map of a DICOM series with the series' axes."""
+    image, label = facts.image or facts.grid, facts.label
+    if image is None or label is None:
+        return None
+    if facts.image is None and len(label.shape) >= 3:
+        try:
+            turned = _grid(label).with_axes_of(_grid(image))
+        except InputError:
+            return None
+        return image, Grid(turned.shape, turned.affine)
+    return image, label
+
+
+def _grid(header: nifti.Header | Grid) -> Volume:
     return Volume(np.broadcast_to(np.zeros((), np.uint8), header.shape[:3]), header.affine)
 
 
@@ -50,25 +64,26 @@ def _mm(values: np.ndarray | tuple[float, ...]) -> str:
 @check_case("shape-mismatch", "error", REFUSED)
 def shape_mismatch(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Image and label of different shapes."""
-    if facts.image and facts.label and facts.image.shape[:3] != facts.label.shape[:3]:
-        image, label = (" x ".join(map(str, header.shape[:3])) for header in (facts.image, facts.label))
+    if (pair := _pair(facts)) and pair[0].shape[:3] != pair[1].shape[:3]:
+        image, label = (" x ".join(map(str, header.shape[:3])) for header in pair)
         yield f"image of {image} voxels, label of {label}"
 
 
 @check_case("affine-mismatch", "error", REFUSED)
 def affine_mismatch(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Image and label that don't lie in the same place."""
-    if not (facts.image and facts.label) or facts.image.shape[:3] != facts.label.shape[:3]:
+    pair = _pair(facts)
+    if pair is None or pair[0].shape[:3] != pair[1].shape[:3]:
         return
     try:
-        grids = [_grid(header) for header in (facts.image, facts.label)]
+        grids = [_grid(header) for header in pair]
     except InputError:
         return
     try:
         grids[0].require_same_grid(grids[1], "")
     except InputError as error:
         said = str(error).split("the affines differ, ")[-1].split(" (")[0]
-        at = [f"{axes(header.affine)} {_mm(_spacing(header))}" for header in (facts.image, facts.label)]
+        at = [f"{axes(header.affine)} {_mm(_spacing(header))}" for header in pair]
         yield f"image and label lie apart, {said}: image {at[0]}, label {at[1]}"
 
 
@@ -127,8 +142,24 @@ def two_origins(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 )
 def identity_affine(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """The affine is an identity, as of LiTS volumes 28 to 47: the spacing was lost."""
-    if facts.image is not None and np.array_equal(facts.image.affine[:3, :3], np.eye(3)):
+    image = facts.image
+    if image is not None and image.sform is None and image.qform is None:
+        return  # `no_affine` says so
+    if image is not None and np.array_equal(image.affine[:3, :3], np.eye(3)):
         yield "the affine is an identity: the spacing was lost"
+
+
+@check_case(
+    "no-affine",
+    "warning",
+    "the axes are taken to run to the left, to the front and up, as nibabel does; the spacing is pixdim's",
+    lits=("volumes 28 to 47 are left out if their pixels are 1 mm", "source.unknown_spacing=keep, source.spacing_mm"),
+)
+def no_affine(facts: CaseFacts, _: DataSet) -> Iterator[str]:
+    """Neither sform nor qform counts: the header doesn't say how the axes run."""
+    for what, header in _headers(facts):
+        if header.sform is None and header.qform is None:
+            yield f"{what}: sform and qform code 0, so orientation and position are not known"
 
 
 @check_case("kits19-affine", "note", "the sform counts; what we write has both")

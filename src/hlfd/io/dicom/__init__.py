@@ -4,7 +4,7 @@ Needs ``pip install hlfd[dicom]``. Nothing that names the patient leaves this pa
 keys that are hashes. Only a SEG that is written holds what its source holds, as DICOM asks.
 """
 
-from hlfd.io.dicom._header import Header
+from hlfd.io.dicom._header import SUFFIXES, Header, begins_as_dicom
 from hlfd.io.dicom._tree import Item, items
 from hlfd.io.dicom.finding import Finding, findings
 from hlfd.io.dicom.pixels import DicomImage, read_series, read_volume, require_readable
@@ -13,6 +13,7 @@ from hlfd.io.dicom.seg_writing import write_seg
 from hlfd.io.dicom.series import Series, Tree, choose, list_series, scan
 
 __all__ = [
+    "SUFFIXES",
     "DicomImage",
     "Finding",
     "Header",
@@ -21,6 +22,7 @@ __all__ = [
     "Segmentation",
     "Series",
     "Tree",
+    "begins_as_dicom",
     "choose",
     "findings",
     "items",

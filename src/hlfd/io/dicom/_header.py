@@ -54,6 +54,15 @@ TAGS = [
 Kind = Literal["image", "seg", "aside", "damaged"]
 
 
+_BARE = tuple(bytes((8, 0, element, 0)) for element in (0x00, 0x05, 0x08, 0x16))
+"""How files begin that leave out preamble and magic number: group 8, in little endian."""
+
+
+def begins_as_dicom(start: bytes) -> bool:
+    """Whether a file's first 132 bytes are those of a DICOM file, with its magic number or bare."""
+    return start[128:132] == b"DICM" or start[:4] in _BARE
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Frame:
     """One slice as its header describes it: positions in DICOM's own axes (left, posterior, superior).
@@ -126,9 +135,9 @@ def read_header(item: Item, file: IO[bytes]) -> Header | None:
         file.seek(0)
     except Exception:  # a damaged zip
         return Header(item, "damaged", "can't be read")
-    bare = start[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00")
-    if start[128:] != b"DICM" and not bare:
+    if not begins_as_dicom(start):
         return Header(item, "damaged", "is no DICOM file") if named else None
+    bare = start[128:] != b"DICM"
     try:
         with quiet():
             data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=bare)
