@@ -153,7 +153,10 @@ def identity_affine(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     "no-affine",
     "warning",
     "the axes are taken to run to the left, to the front and up, as nibabel does; the spacing is pixdim's",
-    lits=("volumes 28 to 47 are left out if their pixels are 1 mm", "source.unknown_spacing=keep, source.spacing_mm"),
+    lits=(
+        "volumes 28 to 47 are left out if their pixels are 1 mm, others believed",
+        "source.unknown_spacing=keep, source.spacing_mm",
+    ),
 )
 def no_affine(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Neither sform nor qform counts: the header doesn't say how the axes run."""
