@@ -100,8 +100,9 @@ def _dicom(root: Path, source: str) -> tuple[tuple[str, str, str], ...]:
     if source != "dicom":
         return ()
     from hlfd.io import dicom
+    from hlfd.sources.dicom import tree_of
 
-    return tuple((finding.code, finding.series, finding.text) for finding in dicom.findings(root))
+    return tuple((found.code, found.series, found.text) for found in dicom.findings(root, tree_of(root)))
 
 
 def _unused(root: Path, cases: Sequence[Case], complaints: list[str]) -> tuple[Path, ...]:

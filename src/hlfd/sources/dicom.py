@@ -160,8 +160,13 @@ class _Reader:
         return grid.like(voxels)
 
 
+def tree_of(root: Path) -> dicom.Tree:
+    """All headers below the root, read with progress, and only once as long as the files stay the same."""
+    return _headers(root, tuple(dicom.items(root)))
+
+
 def _scan(root: Path) -> dicom.Tree:
-    tree = _headers(root, tuple(dicom.items(root)))
+    tree = tree_of(root)
     if not tree.series:
         dicom.choose(tree, root)  # says what there is instead
     return tree

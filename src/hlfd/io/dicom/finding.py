@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hlfd.io.dicom.pixels import problems
 from hlfd.io.dicom.seg import referring
-from hlfd.io.dicom.series import scan
+from hlfd.io.dicom.series import Tree, scan
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,17 @@ class Finding:
     error: bool
 
 
-def findings(path: Path) -> list[Finding]:
+def findings(path: Path, tree: Tree | None = None) -> list[Finding]:
     """What is wrong or worth knowing about the DICOM objects in a folder, a zip or a file, by headers; errors first.
+
+    Args:
+        path: folder, zip or file.
+        tree: what `scan` found there, if it has been read already.
 
     Raises:
         InputError: as `scan`.
     """
-    tree = scan(path)
+    tree = scan(path) if tree is None else tree
     objects, found = referring(tree), list[Finding]()
     for series in tree.series:
         found += [Finding(problem.code, series.key, problem.text, problem.error) for problem in problems(series)]
