@@ -233,6 +233,20 @@ def test_slices_off_the_grid(tmp_path: Path):
     assert dicom.read_series(tmp_path / "rounded").volume.shape == (12, 10, 6)
 
 
+def test_processes_read_the_headers_of_a_large_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for n in range(3):
+        write_series(tmp_path / f"{n}", series=f"1.2.{n}", study=f"1.3.{n}", PatientID=f"P{n}")
+    (tmp_path / "0" / "notes.txt").write_text("no DICOM")
+    alone, counted = dicom.scan(tmp_path), []
+    monkeypatch.setattr("hlfd.io.dicom.series.MANY", 16)  # parts of two files
+    together = dicom.scan(tmp_path, lambda steps=1: counted.append(steps), workers=2)
+    assert sum(counted) == len(dicom.items(tmp_path)) and max(counted) == 2
+    assert [s.key for s in together.series] == [s.key for s in alone.series] and len(alone.series) == 3
+    for one, other in zip(together.series, alone.series, strict=True):
+        assert one.files == other.files and one.shape == other.shape
+        np.testing.assert_array_equal(one.affine, other.affine)
+
+
 def test_many_files_and_one_that_is_corrupt(tmp_path: Path):
     write_series(tmp_path, phantom_hu((6, 5, 300)), ct_affine((1, 1, 1)))
     bad = dicom.list_series(tmp_path)[0].files[217]

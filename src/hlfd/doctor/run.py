@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -62,6 +63,11 @@ def _read(root: Path, name: str, options: Mapping[str, Any], *, deep: bool, work
     known = plugins.defaults("sources", name, ("root",))
     options = {k: v for k, v in _ALL_CASES.get(name, {}).items() if k in known} | dict(options)
     make_source = partial(_build, root, name, options)
+    if name == "dicom":
+        from hlfd.sources.dicom import tree_of
+
+        with suppress(InputError):  # is said where the source is opened
+            tree_of(root, workers)
     with collecting() as complaints:
         try:
             source = _open(root, name, options)

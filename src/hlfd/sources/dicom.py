@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -160,9 +159,22 @@ class _Reader:
         return grid.like(voxels)
 
 
-def tree_of(root: Path) -> dicom.Tree:
-    """All headers below the root, read with progress, and only once as long as the files stay the same."""
-    return _headers(root, tuple(dicom.items(root)))
+_trees: dict[tuple[Path, tuple[dicom.Item, ...]], dicom.Tree] = {}
+
+
+def tree_of(root: Path, workers: int = 1) -> dicom.Tree:
+    """All headers below the root, read with progress, and again only when its files are others.
+
+    A study builds its source many times. ``workers`` as for `hlfd.io.dicom.scan`.
+    """
+    key = root, tuple(dicom.items(root))
+    if key not in _trees:
+        with progress("reading DICOM headers", len(key[1])) as advance:
+            tree = dicom.scan(root, advance, workers)
+        while len(_trees) > 1:
+            del _trees[next(iter(_trees))]
+        _trees[key] = tree
+    return _trees[key]
 
 
 def _scan(root: Path) -> dicom.Tree:
@@ -170,13 +182,6 @@ def _scan(root: Path) -> dicom.Tree:
     if not tree.series:
         dicom.choose(tree, root)  # says what there is instead
     return tree
-
-
-@lru_cache(maxsize=2)
-def _headers(root: Path, files: tuple[dicom.Item, ...]) -> dicom.Tree:
-    """The tree, read again only when its files are others: a study builds its source many times."""
-    with progress("reading DICOM headers", len(files)) as advance:
-        return dicom.scan(root, advance)
 
 
 def _grid(series: dicom.Series) -> Volume:

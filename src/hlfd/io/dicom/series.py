@@ -2,8 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
 
 import numpy as np
 
@@ -89,26 +92,33 @@ class Tree:
     damaged: tuple[str, ...]
 
 
-def scan(path: Path, advance: Advance | None = None) -> Tree:
+MANY = 4000
+"""Files from which on it is worth starting processes to read their headers."""
+
+
+def scan(path: Path, advance: Advance | None = None, workers: int = 1) -> Tree:
     """Read all headers in a folder and the folders in it, in zips, or in one file; no pixels.
 
     Files that aren't DICOM and DICOMDIRs are passed over; localizers, other modalities and reports are counted.
 
     Args:
         path: folder, zip or file.
-        advance: called with the number of files looked at.
+        advance: called after each file, or each few hundred where processes read them.
+        workers: processes for a large tree. More than one needs a main module that can be imported.
 
     Raises:
         InputError: no such path, or a zip that is damaged, climbs out of its folder or is a bomb.
     """
-    headers: list[Header] = []
-    with quiet():
-        for item, file in opened(items(path)):
-            header = read_header(item, file)
-            if header is not None:
-                headers.append(header)
-            if advance is not None:
-                advance()
+    files, headers = items(path), list[Header]()
+    if workers > 1 and len(files) >= MANY:
+        parts = [files[first : first + MANY // 8] for first in range(0, len(files), MANY // 8)]
+        with ProcessPoolExecutor(workers, get_context("spawn"), _deaf_to_ctrl_c) as pool:
+            for part, found_there in zip(parts, pool.map(_headers, parts), strict=True):
+                headers += found_there
+                if advance is not None:
+                    advance(len(part))
+    else:
+        headers = _headers(files, advance)
     damaged = [header for header in headers if header.kind == "damaged"]
     images = [header for header in headers if header.kind == "image"]
     aside = Counter(header.what for header in headers if header.kind == "aside")
@@ -132,6 +142,22 @@ def scan(path: Path, advance: Advance | None = None) -> Tree:
         if header.kind == "seg":
             segmentations.setdefault(header.uid, header)
     return Tree(tuple(found), tuple(segmentations.values()), aside, tuple(f"{h.item} {h.what}" for h in damaged))
+
+
+def _headers(files: Sequence[Item], advance: Advance | None = None) -> list[Header]:
+    headers: list[Header] = []
+    with quiet():
+        for item, file in opened(files):
+            header = read_header(item, file)
+            if header is not None:
+                headers.append(header)
+            if advance is not None:
+                advance()
+    return headers
+
+
+def _deaf_to_ctrl_c() -> None:
+    signal(SIGINT, SIG_IGN)  # it is for the parent alone
 
 
 def list_series(path: Path) -> list[Series]:
