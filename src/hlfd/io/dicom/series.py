@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -93,7 +94,7 @@ class Tree:
 
 
 MANY = 4000
-"""Files from which on it is worth starting processes to read their headers."""
+"""Files from which on it is worth starting processes to read their headers: 7.4 s with two, 10.4 s alone, for so many."""
 
 
 def scan(path: Path, advance: Advance | None = None, workers: int = 1) -> Tree:
@@ -108,15 +109,19 @@ def scan(path: Path, advance: Advance | None = None, workers: int = 1) -> Tree:
 
     Raises:
         InputError: no such path, or a zip that is damaged, climbs out of its folder or is a bomb.
+        OSError: a worker was killed.
     """
     files, headers = items(path), list[Header]()
     if workers > 1 and len(files) >= MANY:
         parts = [files[first : first + MANY // 8] for first in range(0, len(files), MANY // 8)]
-        with ProcessPoolExecutor(workers, get_context("spawn"), _deaf_to_ctrl_c) as pool:
-            for part, found_there in zip(parts, pool.map(_headers, parts), strict=True):
-                headers += found_there
-                if advance is not None:
-                    advance(len(part))
+        try:
+            with ProcessPoolExecutor(workers, get_context("spawn"), _deaf_to_ctrl_c) as pool:
+                for part, found_there in zip(parts, pool.map(_headers, parts), strict=True):
+                    headers += found_there
+                    if advance is not None:
+                        advance(len(part))
+        except BrokenProcessPool:
+            raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
     else:
         headers = _headers(files, advance)
     damaged = [header for header in headers if header.kind == "damaged"]
