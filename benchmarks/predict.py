@@ -1,12 +1,12 @@
 """`hlfd predict` from file to file, start-up included, stage by stage.
 
-    .venv/bin/python benchmarks/predict.py [--image FILE] [--rounds 5] [--threads 2] [--json FILE] [--cpu-time]
+    .venv/bin/python benchmarks/predict.py [--students enet MODEL ...] [--image FILE] [--rounds 5] [--threads 2]
 
 Each round runs the command in a process of its own, all students in turn; medians. The students are untrained, which
 changes nothing but the labels: noise, so that the label map compresses worse than a real one. They see the central crop
-of 384 x 384 pixels, as in the paper. *outside* is what the report can't see: the interpreter, the imports before the
-clock starts, the exit. ``--cpu-time`` shows processor seconds of the process, for a busy machine; take it with
-``--threads 1``.
+of 384 x 384 pixels, as in the paper. A model folder, or a file of `hlfd export`, is taken as it is. *outside* is what
+the report can't see: the interpreter, the imports before the clock starts, the exit. ``--cpu-time`` shows processor
+seconds of the process, for a busy machine; take it with ``--threads 1``.
 """
 
 import argparse
@@ -45,7 +45,9 @@ def once(model: Path, image: Path, folder: Path, threads: int) -> dict[str, floa
     command = [program, "predict", "-q", "-m", model, "-i", image, "-o", folder / "labels.nii.gz"]
     command += ["--report", folder / "report.json", "--threads", threads]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([*map(str, command)], check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
+    subprocess.run([*map(str, command)], check=True, env=environment)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     (case,) = report["images"]
@@ -60,7 +62,7 @@ def once(model: Path, image: Path, folder: Path, threads: int) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, default=IMAGE)
-    parser.add_argument("--students", nargs="+", default=STUDENTS)
+    parser.add_argument("--students", nargs="+", default=STUDENTS, help="networks, exported files, model folders")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--cpu-time", action="store_true", help="judge by processor seconds, for a busy machine")
@@ -70,7 +72,8 @@ def main() -> None:
         raise SystemExit(f"{options.image}: no such file; name a CT with --image")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in options.students}
     with tempfile.TemporaryDirectory() as folder:
-        models = {name: student(name, Path(folder)) for name in options.students}
+        exported = {name: Path(name) for name in options.students if Path(name).exists()}
+        models = {name: exported.get(name) or student(name, Path(folder)) for name in options.students}
         for _ in range(options.rounds + 1):
             for name, model in models.items():
                 found[name].append(once(model, options.image, Path(folder), options.threads))

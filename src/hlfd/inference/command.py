@@ -15,7 +15,7 @@ from hlfd.inference.run import Case, Draw, Reading, predict_all
 from hlfd.inference.stages import Stages
 from hlfd.io import nifti
 from hlfd.io.files import require_writable
-from hlfd.machine import keep_freed_memory
+from hlfd.machine import keep_freed_memory, program_start
 from hlfd.progress import Advance, console, progress
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Command:
             self._require_no_clash(self.report, target, inputs)
             require_writable(self.report.parent)
         start = Stages()
-        with start("start"):
+        with start("start"), program_start():
             keep_freed_memory()
             reading = Reading(inputs, target)
             predictor = self._predictor(load)
