@@ -165,6 +165,18 @@ def test_the_gradient_of_an_importance_map(power):
     torch.testing.assert_close(found, expected)
 
 
+def test_for_the_gradient_of_an_importance_map_nothing_is_kept_but_the_features():
+    features, kept = torch.randn(2, 32, 16, 16, requires_grad=True), [0]
+
+    def note(a: torch.Tensor) -> torch.Tensor:
+        kept[0] += a.numel() if a.data_ptr() != features.data_ptr() else 0
+        return a
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda a: a):
+        importance_map(features)
+    assert kept[0] < features.numel() / 4
+
+
 def test_importance_map_has_the_paper_s_power_by_default():
     features = image(2)
     assert torch.equal(importance_map(features), importance_map(features, 4))
