@@ -92,9 +92,40 @@ def test_each_way_computes_what_the_network_does(document):
     assert document["models"][0]["ways"][2]["max_difference"] > 0  # bfloat16 is not float32
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch itself calls deprecated
+@pytest.mark.usefixtures("quick")
+def test_compiled_openvino_and_int8(tmp_path: Path):
+    """Quantised networks are others, a little; the rest compute the same."""
+    torch.manual_seed(0)
+    options, shown = {"channels": [4, 8], "num_res_units": 0}, Preprocess(window_hu=(-200.0, 300.0))
+    small = build_network("monai:UNet", options, 3)  # of few layers, each of which takes a second to compile
+    Segmenter(small, "monai:UNet", options, shown, organ_and_tumor("both", "kidney")).save(tmp_path / "model")
+    rest = [way for way in ways.WAYS if way not in FAST]
+    assert rest == ["compiled", "onnxruntime-int8", "openvino", "openvino-int8"]
+    document = benchmark([tmp_path / "model"], Settings(("eager", *rest), (1,), (1,), 2, size=32))
+    (model,) = document["models"]
+    lacks = ways.WAYS["compiled"].lacks
+    assert model["left_out"] == ({"compiled": lacks} if lacks else {})
+    for way in model["ways"][1:]:
+        assert way["runs"][0]["ms_per_slice"] > 0
+        if way["way"].endswith("int8"):
+            assert 1e-6 < way["max_difference"] < 2 and way["labels_changed"] < 0.3
+        else:
+            assert way["max_difference"] < 1e-3 and way["labels_changed"] < 1e-3
+
+
 def test_memory_is_that_of_the_model(document):
     for model in document["models"]:
         assert all(0 < way["peak_mib"] < 200 for way in model["ways"])
+
+
+def test_memory_holds_the_weights(tmp_path: Path):
+    """What was opened and freed before it is measured doesn't hide what opening takes."""
+    model = Segmenter.load(tiny(tmp_path / "model", 24))
+    file = ways.write(ways.WAYS["onnxruntime"], model, tmp_path, [np.zeros((1, 1, 32, 32), np.float32)])
+    found = memory.peak_mib(tmp_path / "model", "onnxruntime", file, (1, 1, 32, 32), 1)
+    assert file is not None and found is not None
+    assert found > file.stat().st_size / 2**20 > 5
 
 
 def test_a_larger_image_takes_more_memory(student: Path):

@@ -1,6 +1,5 @@
 """Peak memory of one way to run a model, in a process of its own."""
 
-import gc
 import json
 import subprocess
 import sys
@@ -53,7 +52,6 @@ def measure(path: str, way: str, file: str | None, shape: list[int], threads: in
     load(path, threads=threads)  # imports what the model needs, its runtime too
     if file is not None:
         plugins.module("exporters", chosen.exporter).open_file(Path(file), threads)
-    gc.collect()
     torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))  # what is set up once
     image = np.zeros(shape, np.float32)
     before = _reset_peak()

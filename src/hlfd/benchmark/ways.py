@@ -61,6 +61,9 @@ WAYS = {
     )
 }
 
+COMPILED_SIZES = 1024
+"""For so many models and batches `torch.compile` may compile a network, before it gives up and runs it as it is."""
+
 
 def chosen(names: Sequence[str]) -> list[Way]:
     """The ways of these names; all without any. Raises `InputError` for one that there isn't."""
@@ -108,7 +111,8 @@ def start(way: Way, model: Segmenter, file: Path | None, threads: int) -> Run:
     layout = torch.channels_last if model.network.dims == 2 else torch.channels_last_3d
     network = ready(model).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     if way.name == "compiled":
-        network: Any = torch.compile(network)
+        torch._dynamo.config.recompile_limit = COMPILED_SIZES
+        network: Any = torch.compile(network, dynamic=False)
     return _in_torch(network, layout, bf16=way.name == "bf16")
 
 

@@ -1,6 +1,8 @@
 """What a network takes of memory to segment one slice, measured in a process of its own."""
 
 import contextlib
+import ctypes
+import gc
 import resource
 import subprocess
 import sys
@@ -45,7 +47,14 @@ def measure(folder: Path, size: Sequence[int]) -> float:
 
 
 def _reset_peak() -> float:
-    """Forget the peak so far, where the system can; the memory in use, MiB."""
+    """Forget the peak so far, where the system can, and give back what was freed, which would hide what comes.
+
+    Returns:
+        the memory in use, MiB.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _peak()
