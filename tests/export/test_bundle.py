@@ -107,11 +107,28 @@ def test_run_gives_the_labels_of_predict(bundle, trained, source, tmp_path):
     assert (found.voxels > 0).any()
 
 
+@pytest.fixture(scope="module")
+def plain_bundle(trained, tmp_path_factory) -> Path:
+    """Of a network of MONAI's own."""
+    options = {"channels": [4, 8], "num_res_units": 1}
+    network = build_network("monai:UNet", options, 3)
+    model = Segmenter(network, "monai:UNet", options, trained.preprocess, trained.labels)
+    path = tmp_path_factory.mktemp("bundles") / "plain"
+    return export(model, path, to="monai-bundle", evidence=on_noise(), tolerance=0.0).path
+
+
+def test_a_network_of_monais_own_is_built_by_its_name(plain_bundle):
+    definition = json.loads((plain_bundle / CONFIG).read_text())["network_def"]
+    assert definition["_target_"] == "monai.networks.nets.UNet" and definition["out_channels"] == 3
+    assert not (plain_bundle / "models" / "model.ts").exists()
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_monais_own_checks(bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", ["bundle", "plain_bundle"])
+def test_monais_own_checks(which, request, tmp_path, monkeypatch):
     from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
-    monkeypatch.chdir(bundle)
+    monkeypatch.chdir(request.getfixturevalue(which))
     monkeypatch.setattr(socket, "getaddrinfo", None)  # nothing is downloaded
     verify_metadata(meta_file=META, filepath=SCHEMA)
     verify_net_in_out("network_def", meta_file=META, config_file=CONFIG)

@@ -260,10 +260,24 @@ def _inference(model: Segmenter, network: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@torch.inference_mode()
+def _step(model: Segmenter) -> tuple[int, ...]:
+    """Of which the size of an image is a multiple: the strides, or, where a norm can't do with one pixel, twice those.
+
+    MONAI's check runs the network on an image of just that size.
+    """
+    network = model.network.network.eval()
+    try:
+        network(next(network.parameters()).new_zeros(1, model.network.in_channels, *model.multiple))
+    except ValueError:
+        return tuple(2 * multiple for multiple in model.multiple)
+    return tuple(model.multiple)
+
+
 def _metadata(graph: Graph) -> dict[str, Any]:
     model = graph.model
     names = {str(i): name for i, name in enumerate(("background", *model.labels.names))}
-    shape = list(graph.size) if graph.size else [f"{multiple} * n" for multiple in model.multiple]
+    shape = list(graph.size) if graph.size else [f"{step} * n" for step in _step(model)]
     tensor = {"type": "image", "modality": "CT", "spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
     regions, channels = ", ".join(names.values()), model.network.in_channels
     return {
