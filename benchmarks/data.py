@@ -2,6 +2,8 @@
 
     .venv/bin/python benchmarks/full_size.py ROOT --cases 6
     .venv/bin/python benchmarks/data.py ROOT [--cases 6] [--reads 400] [--workers 1 2] [--json FILE]
+    .venv/bin/python benchmarks/full_size.py ROOT --cases 10
+    .venv/bin/python benchmarks/data.py ROOT --scale 300 [--workers 1 2]
 
 ROOT is in KiTS19's layout; window -200..300 HU, central crop of 384 x 384, as the paper. Four parts:
 
@@ -12,14 +14,20 @@ read     slices/s and MB/s (of what a network gets, float32) in random order, wi
          patches of 32 x 128 x 128, from the store, from one .npz a slice as most scripts write it (image float16, label
          uint8, savez_compressed), and from NIfTI, each volume read anew for each slice. The page cache is warm for all.
 step     milliseconds to load a batch beside those of the student's step (forward, loss, backward, optimiser).
+
+--scale N instead: a data set of N cases, links to ROOT's in turn; seconds and MB/s to prepare it, and the most that
+each process had of its own at once (Linux: unique set size, every 0.1 s), beside what the largest case takes.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -51,8 +59,9 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=400, help="slices a process reads from store and npz")
     parser.add_argument("--nifti-reads", type=int, default=3, help="slices a process reads from NIfTI")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--student", default="unet_mobilenetv2")
+    parser.add_argument("--students", nargs="+", default=["unet_mobilenetv2", "unet:4"], help="NAME or NAME:WIDTH")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--scale", type=int, help="prepare so many cases, and nothing else")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -60,7 +69,7 @@ def main() -> None:
         print(json.dumps(memory_of(options.root, options.memory_of)))
         return
     with tempfile.TemporaryDirectory(dir=options.root.parent) as folder:
-        figures = measure(options, Path(folder))
+        figures = scale(options, Path(folder)) if options.scale else measure(options, Path(folder))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -89,7 +98,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     say(figures, f"memory, {largest.id}", json.loads(ended.stdout.splitlines()[-1]))
     write_npz(store, folder / "npz")
-    sizes = {"store": size_of(store), "npz": size_of(folder / "npz"), "nifti": size_of(options.root)}
+    sizes = {"store": size_of(store), "npz": size_of(folder / "npz"), "nifti": size_of_nifti(options)}
     say(figures, "MB on disk", {**sizes, "slices": slices})
     ways = {
         "store": partial(read_store, store, options.reads),
@@ -107,8 +116,60 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             reads, pixels = (sum(one[k] for one in done) for k in (0, 1))
             unit = "patches/s" if "patches" in name else "slices/s"
             say(figures, f"read {name}, {workers}", {unit: reads / seconds, "MB/s": 4 * pixels / MB / seconds})
-    say(figures, f"step, {options.student}, batch {options.batch}", beside_a_step(store, options))
+    for student in options.students:
+        say(figures, f"step, {student}, batch {options.batch}", beside_a_step(store, student, options.batch))
     return figures
+
+
+def scale(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Preparing many cases: time, and memory of every process."""
+    torch.set_num_threads(1)
+    real, figures = sorted(path for path in options.root.iterdir() if path.is_dir()), dict[str, Any]()
+    for i in range(options.scale):
+        (folder / "many").mkdir(exist_ok=True)
+        (folder / "many" / f"case_{i:05}").symlink_to(real[i % len(real)].resolve())
+    make_source = partial(plugins.load, "sources", "kits", folder / "many")
+    for workers in options.workers:
+        began, watch = time.perf_counter(), Watch()
+        prepared = prepare(make_source, PREPROCESS, folder / f"store-{workers}", workers=workers)
+        seconds, peaks = time.perf_counter() - began, watch.end()
+        voxels = [np.prod(case.geometry.upright) for case in prepared.cases.values()]
+        slices = sum(case.shape[0] for case in prepared.cases.values())
+        row = {
+            "seconds": seconds,
+            "MB/s": 2 * sum(voxels) / MB / seconds,
+            "slices": slices,
+            "slices/s": slices / seconds,
+        }
+        row |= {f"MiB of process {i}": peak for i, peak in enumerate(peaks)}
+        say(figures, f"prepare {options.scale}, {workers} processes", row | {"largest case MiB": max(voxels) / 2**19})
+        shutil.rmtree(folder / f"store-{workers}")
+    return figures
+
+
+class Watch:
+    """The most memory that this process and each of its children has of its own, MiB, until `end`."""
+
+    def __init__(self) -> None:
+        self._peaks: dict[int, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        me = os.getpid()
+        while not self._ended.wait(0.1):
+            children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+            for process in (me, *map(int, children)):
+                with contextlib.suppress(OSError):  # it has just ended
+                    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+                    own = sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+                    self._peaks[process] = max(own, self._peaks.get(process, 0.0))
+
+    def end(self) -> list[float]:
+        self._ended.set()
+        self._thread.join()
+        return list(self._peaks.values())
 
 
 def say(figures: dict[str, Any], name: str, row: dict[str, Any]) -> None:
@@ -124,6 +185,11 @@ def one_thread(_: int) -> int:
 
 def size_of(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MB
+
+
+def size_of_nifti(options: argparse.Namespace) -> float:
+    cases = some_cases(options.root, options.cases).cases
+    return sum(file.stat().st_size for case in cases for file in (*case.image, *case.label)) / MB
 
 
 def memory_of(root: Path, case_id: str) -> dict[str, float]:
@@ -195,14 +261,19 @@ def read_patches(store: Path, reads: int, seed: int) -> tuple[int, int]:
     return reads, pixels
 
 
-def beside_a_step(store: Path, options: argparse.Namespace) -> dict[str, float]:
+def beside_a_step(store: Path, student: str, batch: int) -> dict[str, float]:
     """Milliseconds of a batch's loading, in the training process, and of a student's step with it."""
     opened = Store(store)
     samples = Samples(opened, opened.patients)
-    sampler = EpochSampler(samples.shows_tumor(), samples=options.batch * 12, rare_share=0.5, seed=0)
-    network = build_network(options.student, {}, opened.classes).train().to(memory_format=torch.channels_last)
+    sampler = EpochSampler(samples.shows_tumor(), samples=batch * 12, rare_share=0.5, seed=0)
+    name, _, width = student.partition(":")
+    network = (
+        build_network(name, {"width": int(width)} if width else {}, opened.classes)
+        .train()
+        .to(memory_format=torch.channels_last)
+    )
     optimizer, loss = torch.optim.Adam(network.parameters()), SegmentationLoss()
-    loading, stepping, batches = [], [], iter(DataLoader(samples, options.batch, sampler=sampler))
+    loading, stepping, batches = [], [], iter(DataLoader(samples, batch, sampler=sampler))
     for _ in range(12):
         began = time.perf_counter()
         image, target, _ = next(batches)
