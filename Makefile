@@ -16,7 +16,7 @@ demo: install  ## Phantom CT: teacher, student alone, distilled student, report.
 	$(BIN)/hlfd demo
 
 test: install  ## All tests, a process a core.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: install  ## Style, types, layers, spelling.
 	$(BIN)/ruff check $(SOURCES)

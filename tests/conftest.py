@@ -22,7 +22,15 @@ settings.register_profile("hlfd", deadline=None, max_examples=25, derandomize=Tr
 settings.load_profile("hlfd")
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
+LONGEST = ("tests/study/test_study.py", "tests/training/test_machine.py", "tests/test_chain.py", "tests/study/")
 KITS_AFFINE = np.array([[0, 0, -0.8, 20], [0, -0.8, 0, 30], [-2.5, 0, 0, -40], [0, 0, 0, 1.0]])  # axes I, P, L
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no core waits for another at the end."""
+    items.sort(
+        key=lambda item: next((i for i, file in enumerate(LONGEST) if item.nodeid.startswith(file)), len(LONGEST))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +103,8 @@ def make_kits() -> Callable[..., Path]:
 def threshold():
     """``threshold(preprocess, hu)``: a Segmenter that calls ``tumor`` every pixel above ``hu``.
 
-    With ``stride`` it has a tap of that stride, and refuses an image that isn't a multiple of it.
+    With ``organ_hu`` what lies between that and ``hu`` is ``kidney``. With ``stride`` it has a tap of that stride, and
+    refuses an image that isn't a multiple of it.
     """
     from hlfd.data.preprocess import Preprocess
     from hlfd.distill.features import Tapped
@@ -112,14 +121,17 @@ def threshold():
             assert all(n == m * self.pool.kernel_size for n, m in zip(image.shape[2:], pooled.shape[2:], strict=True))
             return self.conv(image)
 
-    def build(preprocess: Preprocess, hu: float, stride: int = 1) -> Segmenter:
+    def build(preprocess: Preprocess, hu: float, stride: int = 1, organ_hu: float | None = None) -> Segmenter:
         low, high = preprocess.window_hu
-        conv = torch.nn.Conv2d(1, 2, 1)
-        with torch.no_grad():
-            conv.weight.copy_(torch.tensor([0.0, 200.0]).reshape(2, 1, 1, 1))
-            conv.bias.copy_(torch.tensor([0.0, -200 * ((hu - low) * 2 / (high - low) - 1)]))
-        tapped = Tapped(Pooled(conv, stride), {"e5": "pool"}, classes=2, in_channels=1, dims=2)
-        return Segmenter(tapped, "none", {}, preprocess, organ_and_tumor("tumor", "kidney"))
+        limits = torch.tensor([hu] if organ_hu is None else [organ_hu, hu])
+        classes = 1 + len(limits)
+        conv = torch.nn.Conv2d(1, classes, 1)
+        with torch.no_grad():  # each class's logit rises above the one before it at its limit
+            conv.weight.copy_(200.0 * torch.arange(classes).reshape(-1, 1, 1, 1))
+            conv.bias[0] = 0
+            conv.bias[1:] = -200 * ((limits - low) * 2 / (high - low) - 1).cumsum(0)
+        tapped = Tapped(Pooled(conv, stride), {"e5": "pool"}, classes=classes, in_channels=1, dims=2)
+        return Segmenter(tapped, "none", {}, preprocess, organ_and_tumor("both" if organ_hu else "tumor", "kidney"))
 
     return build
 

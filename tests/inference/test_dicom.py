@@ -105,6 +105,34 @@ def test_label_map_and_seg_lie_where_the_image_lies(hlfd, model: Path, tmp_path:
     nobody_is_named(*(str(Path(line).name) for line in ended.out.split()))
 
 
+def test_organ_and_tumor_are_segments_of_one_seg(hlfd, threshold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each by its code, where the NIfTI has it; a voxel is of one segment."""
+    segmenter = threshold(Preprocess(window_hu=(-200.0, 300.0)), 149.5, organ_hu=HU)
+    monkeypatch.setattr("hlfd.cli.use._load", lambda path, threads: segmenter)
+    (tmp_path / "model").mkdir()
+    write_series(tmp_path / "in", scene(), GEOMETRIES["oblique"])
+    ended = hlfd("predict", "-m", tmp_path / "model", "-i", tmp_path / "in", "-o", tmp_path / "out", "-f", "both")
+    assert ended.code == 0, ended.err
+    (seg,), (label_map,) = (tmp_path / "out").glob("*.dcm"), (tmp_path / "out").glob("*.nii.gz")
+    image, labels = dicom.read_series(tmp_path / "in").volume, nifti.read_label(label_map)
+    np.testing.assert_array_equal(labels.voxels, (image.voxels > HU).astype(int) + (image.voxels > 149.5))
+    read = highdicom.seg.segread(seg)
+    codes = {n: read.get_segment_description(n) for n in read.segment_numbers}
+    assert [(d.segment_label, d.segmented_property_type.meaning) for d in codes.values()] == [
+        ("kidney", "Kidney"),
+        ("tumor", "Neoplasm"),
+    ]
+    found = dicom.read_seg(seg, image)
+    assert [segment.label for segment in found.segments] == ["kidney", "tumor"]
+    for number in codes:
+        volume = read.get_volume(segment_numbers=[number])
+        voxels = np.argwhere(np.asarray(volume.array)[..., 0])
+        there = nib.affines.apply_affine(np.diag([-1.0, -1, 1, 1]) @ volume.affine, voxels)
+        here = nib.affines.apply_affine(labels.affine, np.argwhere(labels.voxels == number))
+        assert len(there) == len(here) > 50
+        np.testing.assert_allclose(there.mean(0), here.mean(0), atol=0.1)
+
+
 def test_folders_and_zips_of_series_in_one_folder(hlfd, model: Path, tmp_path: Path):
     root = tmp_path / "in"
     for number, folder in enumerate(("a", "b/deeper")):
