@@ -9,6 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from hlfd.errors import InputError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # the C library's own limit on the second is 32 MiB when it adapts by itself; a fixed one may be larger
 
@@ -49,9 +51,33 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def computes_bf16() -> bool:
+    """Whether this machine computes bfloat16 faster than float32: a GPU, or a processor with instructions for it."""
+    import torch
+
+    known = torch.cpu.get_capabilities()
+    return torch.cuda.is_available() or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def first_process() -> bool:
     """Whether this is the first, or the only, process of a run started by torchrun, SLURM or Lightning."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def require_started(machine: Machine) -> None:
+    """Raise `InputError` where a launcher has started another number of processes than the machine is said to have.
+
+    torchrun, srun and Lightning say in the environment how many there are; in a shell that srun opened nobody does.
+    """
+    given = os.environ
+    started = given.get("WORLD_SIZE") if "LOCAL_RANK" in given else None
+    if started is None and given.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        started = given.get("SLURM_STEP_NUM_TASKS")
+    said = f"--devices {machine.devices}, --num-nodes {machine.nodes}"
+    if started is not None and int(started) != machine.processes:
+        raise InputError(f"{said}: expected {machine.processes} processes, the launcher has started {started}")
+    if started is None and machine.nodes > 1 and "MASTER_ADDR" not in given:
+        raise InputError(f"{said}: expected to be started on every machine, by torchrun or srun")
 
 
 def keep_freed_memory() -> bool:

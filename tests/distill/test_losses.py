@@ -371,6 +371,28 @@ def test_losses_that_need_the_same_of_the_teacher_have_one_key():
     assert len(keys) == 7
 
 
+def test_another_formula_has_another_key():
+    """What was kept of one isn't taken for the other: of another class, of changed code, of any option."""
+
+    class Own(DistillationLoss):
+        def __init__(self, taps: object = None):
+            super().__init__()
+            self.taps = taps
+
+        def knowledge(self, teacher, size, target):
+            return teacher
+
+    class Changed(Own):
+        __qualname__ = Own.__qualname__
+
+        def knowledge(self, teacher, size, target):
+            return 7 * teacher
+
+    losses = [Own(), Own((1, 2)), Own((3,)), Changed()]
+    assert len({loss.knowledge_key((8, 8)) for loss in losses}) == 4
+    assert Own((3,)).knowledge_key((8, 8)) == losses[2].knowledge_key((8, 8))
+
+
 def test_relations_of_one_temperature_need_the_same():
     assert CorrelationLoss("classes").knowledge_key((8, 8)) == CorrelationLoss("pixels").knowledge_key((8, 8))
     assert CorrelationLoss("classes", 2).knowledge_key((8, 8)) != CorrelationLoss("classes").knowledge_key((8, 8))

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hlfd.data import rows
+from hlfd.distill.frozen import FrozenTeacher
 from hlfd.errors import InputError
 from hlfd.sections import Plugin, TeacherSection
 from hlfd.segmenter import Segmenter
@@ -250,6 +251,24 @@ def test_a_cache_that_cannot_be_written(make_job, teacher, tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"\.sqlite: can't be written, and lacks up to 128 of 128 answers"):
         run(make_job("more", method="cwd", teacher=teacher, cache=tmp_path / "c", epochs=1))
     assert file.exists()
+
+
+def test_no_cache_of_a_job_that_wants_none(make_job, teacher, tmp_path):
+    with pytest.raises(InputError, match=r"student_training.cache: expected auto or require, .* got never"):
+        build_cache(make_job(method="hlfd", teacher=teacher, cache=tmp_path / "cache", kept="never"))
+
+
+def test_an_answer_that_is_no_number_is_not_kept(make_job, teacher, tmp_path, monkeypatch):
+    real = FrozenTeacher.forward
+
+    def broken(self, *arguments, **options):
+        return {role: found * float("nan") for role, found in real(self, *arguments, **options).items()}
+
+    monkeypatch.setattr(FrozenTeacher, "forward", broken)
+    with pytest.raises(
+        InputError, match="a teacher's answer holds NaN, infinity or values above 65504, which can't be kept"
+    ):
+        build_cache(make_job(method="kd", teacher=teacher, cache=tmp_path / "cache", kept="require"))
 
 
 def test_a_cache_is_built_in_the_precision_of_the_training(make_job, teacher, tmp_path, monkeypatch):

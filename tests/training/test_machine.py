@@ -1,5 +1,6 @@
 """On one process or several, measured or not: the same training."""
 
+import gc
 import json
 import os
 import subprocess
@@ -20,9 +21,10 @@ from safetensors.torch import load_file
 from hlfd.data.samples import EpochSampler, Share
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.errors import InputError
-from hlfd.machine import Machine, first_process, keep_freed_memory
+from hlfd.machine import Machine, first_process, keep_freed_memory, program_start, require_started
 from hlfd.segmenter import Segmenter
 from hlfd.training import module as modules
+from hlfd.training.loaders import Loaders
 from hlfd.training.logs import read_curves
 from hlfd.training.module import rank_seed
 from hlfd.training.run import run
@@ -121,10 +123,74 @@ def test_two_processes_are_one_with_twice_the_batch(recipe):
     assert not list((root / "two").rglob("*.tmp*"))
 
 
+def test_a_start_leaves_the_garbage_collector_as_it_was():
+    before = gc.get_freeze_count()
+    try:
+        with program_start():
+            assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
+
+
 def test_a_seed_for_each_process_and_step():
     seeds = {rank_seed(3, step, rank, 2) for step in range(50) for rank in range(2)}
     assert len(seeds) == 100
     assert rank_seed(3, 7, 0, 1) == 3 * 1_000_003 + 7
+
+
+STARTED = {"torchrun": {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "srun": {"SLURM_STEP_NUM_TASKS": "2"}}
+
+
+@pytest.mark.parametrize("launcher", STARTED)
+def test_as_many_processes_as_were_started(launcher, make_job, monkeypatch):
+    """Two that each believe to be alone would write the same files."""
+    for name, value in STARTED[launcher].items():
+        monkeypatch.setenv(name, value)
+    require_started(Machine(devices=2))
+    job = make_job("alone")
+    with pytest.raises(
+        InputError, match="--devices 1, --num-nodes 1: expected 1 processes, the launcher has started 2"
+    ):
+        run(job)
+    assert not job.folder.exists()
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell that srun opened
+    if launcher == "srun":
+        require_started(Machine(devices=4))
+
+
+def test_other_machines_have_to_be_started():
+    with pytest.raises(InputError, match="--num-nodes 3: expected to be started on every machine, by torchrun or srun"):
+        require_started(Machine(nodes=3))
+
+
+def test_more_gpus_than_there_are(make_job, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="--devices 3: expected as many GPUs, PyTorch sees 2"):
+        run(replace(make_job(), machine=Machine(devices=3)))
+
+
+def test_a_run_goes_on_with_as_many_processes(make_job):
+    job = make_job(epochs=1)
+    run(job)
+    with pytest.raises(InputError, match=r"another processes; .*expected 1, got 2"):
+        run(replace(job, machine=Machine(devices=2)))
+
+
+def test_a_validation_sample_for_each_process(make_job, monkeypatch):
+    setup = Setup(make_job())
+    setup.build()
+    monkeypatch.setattr(Loaders, "_ranks", 100)
+    with pytest.raises(InputError, match="expected a validation sample for each of 100 processes, got"):
+        setup.loaders.val_dataloader()
+
+
+def test_bf16_where_the_processor_has_none_is_said(make_job, teacher, monkeypatch, capfd):
+    job = make_job(method="kd", teacher=teacher, kept="never", teacher_precision="bf16")
+    for has in (True, False):
+        monkeypatch.setattr("hlfd.training.setup.computes_bf16", lambda has=has: has)
+        Setup(job).build()
+        assert ("no instructions for it" in " ".join(capfd.readouterr().err.split())) is not has
 
 
 def test_too_many_processes_for_an_epoch(make_job):

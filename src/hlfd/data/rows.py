@@ -123,7 +123,10 @@ class RowStore:
                     entry = (key, codes[key], shape)
                     self._db.execute("insert or ignore into keys (key, code, shape) values (?, ?, ?)", entry)
                     known = self._key(key)
-                    assert known is not None and known[1:] == (codes[key], values.shape[1:]), f"{known}, {entry}"
+                    if known is None or known[1:] != (codes[key], values.shape[1:]):
+                        raise InputError(
+                            f"{self.path}: expected '{key}' as {entry[1:]}, it is {known}; delete the file"
+                        )
                     placed = [(known[0], *row) for row in zip(addresses, packed[key], strict=True)]
                     self._db.executemany("insert or ignore into rows values (?, ?, ?)", placed)
         except BaseException:
@@ -155,8 +158,13 @@ class RowStore:
         return [address for address in addresses if address in lacking]
 
 
+_LARGEST = float(np.finfo(np.float16).max)
+
+
 def encode(row: np.ndarray, code: Code) -> bytes:
-    """A row (float32) as bytes. See `Code`."""
+    """A row (float32) as bytes. See `Code`. Raises `InputError` for what can't be kept."""
+    if not (np.abs(row) <= _LARGEST).all():
+        raise InputError(f"a teacher's answer holds NaN, infinity or values above {_LARGEST:g}, which can't be kept")
     if code == "half":
         return _pack(row.astype(np.float16).view(np.uint16))
     shares, constant = row, np.zeros(0, np.float32)

@@ -3,8 +3,11 @@
 Shapes: features N x C x spatial, logits N x K x spatial (K classes with background), target N x spatial.
 """
 
+import hashlib
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -82,6 +85,16 @@ def region_means(features: Tensor, shares: Tensor) -> Tensor:
     return sums / pixels.sum(2, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
+@cache
+def _mark_of(function: Callable[..., Any]) -> str:
+    """Another one where its source is another."""
+    try:
+        source = inspect.getsource(function)
+    except OSError:  # typed into a console
+        source = ""
+    return hashlib.sha256(source.encode()).hexdigest()[:8]
+
+
 class DistillationLoss(nn.Module):
     """What a term computes, in two parts: what it needs of the teacher, and the comparison with the student.
 
@@ -106,11 +119,16 @@ class DistillationLoss(nn.Module):
             cls.compact = True
 
     def knowledge_key(self, size: Size) -> str:
-        """What `knowledge` depends on but for teacher and target: terms of one key need the same and share it."""
-        options = [
-            f"{k}={v}" for k, v in sorted(vars(self).items()) if isinstance(v, int | float | str) and k != "training"
-        ]
-        return " ".join([type(self).__name__, *options, times(size)])
+        """What `knowledge` depends on but for teacher and target: terms of one key need the same and share it.
+
+        Here: the class and where it comes from, its attributes, and the source of `knowledge`, so that what was kept
+        before that was changed isn't taken. What else `knowledge` calls is for a key of the class's own.
+        """
+        kind, plain = type(self), int | float | str | tuple | list | None
+        own = [(k, v) for k, v in sorted(vars(self).items()) if k != "training" and not k.startswith("_")]
+        options = [f"{k}={v}" for k, v in own if isinstance(v, plain)]
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        return " ".join([name, _mark_of(kind.knowledge), *options, times(size)])
 
     def code(self, knowledge: Tensor, classes: int) -> Code:
         """How to keep what `knowledge` gave, see `hlfd.data.rows.Code`."""
@@ -183,7 +201,7 @@ class _PowerSum(torch.autograd.Function):
         if power >= 2:
             slope = scaled.square().pow_(power / 2 - 1).mul_(scaled)
         else:
-            slope = scaled.abs().pow_(power - 1).nan_to_num_(0, 0, 0).mul_(scaled.sign_())  # 0 at 0, not infinity
+            slope = scaled.abs().pow_(power - 1).nan_to_num_(0, 0, 0).mul_(scaled.sign())  # 0 at 0, not infinity
         limit = torch.finfo(torch.float32).max  # where all features are zero: 0, not 0 times infinity
         return slope.mul_((power * grad[:, None] / largest).clamp_(-limit, limit)), None, None
 

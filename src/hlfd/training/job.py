@@ -77,6 +77,7 @@ class Job:
                 for t in teachers
             ],
             "unseen_only": self.unseen_only,
+            "processes": self.machine.processes,  # each takes `batch_size` samples to a step
         }
 
 

@@ -52,6 +52,10 @@ class Loaders(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches of this process."""
+        if len(self.validation) < self._ranks:
+            raise InputError(
+                f"expected a validation sample for each of {self._ranks} processes, got {len(self.validation)}"
+            )
         share = Share(range(len(self.validation)), self._rank, self._ranks, even=False)
         return self._loader(self.validation, share, self.job.training.batch_size)
 

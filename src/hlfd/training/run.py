@@ -19,7 +19,7 @@ from hlfd.data.augment import orientations
 from hlfd.data.splits import PARTS
 from hlfd.errors import InputError
 from hlfd.io.files import write_json
-from hlfd.machine import Machine, first_process, keep_freed_memory
+from hlfd.machine import Machine, first_process, keep_freed_memory, require_started
 from hlfd.progress import console, progress
 from hlfd.segmenter import Segmenter, patient_keys
 from hlfd.training.cache import KnowledgeCache
@@ -92,6 +92,8 @@ def build_cache(job: Job) -> list[Path]:
     Raises:
         InputError: the method has no terms, or some that need whole feature maps; too little disk.
     """
+    if job.training.cache == "never":
+        raise InputError("student_training.cache: expected auto or require, to keep a teacher's answers, got never")
     ready(job.machine)
     setup = Setup(job)
     module = setup.build()
@@ -131,7 +133,15 @@ def _ask_all(
 
 
 def ready(machine: Machine) -> None:
-    """Set up this process for a machine; a process that isn't the first says nothing."""
+    """Set up this process for a machine; a process that isn't the first says nothing.
+
+    Raises:
+        InputError: there are fewer GPUs, or there have been started other processes, than the machine is said to have.
+    """
+    require_started(machine)
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < machine.devices:
+        raise InputError(f"--devices {machine.devices}: expected as many GPUs, PyTorch sees {gpus}")
     if machine.threads:
         torch.set_num_threads(machine.threads)
     keep_freed_memory()

@@ -19,6 +19,7 @@ from hlfd.distill.features import Tapped
 from hlfd.distill.teaching import Teaching
 from hlfd.distill.terms import sizes
 from hlfd.errors import InputError
+from hlfd.machine import computes_bf16
 from hlfd.progress import console
 from hlfd.sections import TrainingSection
 from hlfd.segmenter import build_network
@@ -108,6 +109,8 @@ class Setup:
         )
         if job.training.cache == "require" and lessons.teachers and (message := self.why_live(lessons)):
             raise InputError(f"student_training.cache: require: {message}; set it to auto or never")
+        if lessons.teachers and job.training.teacher_precision == "bf16" and not computes_bf16():
+            console.print("teacher_precision: bf16: this processor has no instructions for it, and will be slower")
         self.loaders = Loaders(job, self.train, self.validation)
         self.heads = Heads(job, self.teachers, lessons, self.loaders)
         return TrainingModule(
