@@ -90,7 +90,7 @@ def _mark_of(function: Callable[..., Any]) -> str:
     """Another one where its source is another."""
     try:
         source = inspect.getsource(function)
-    except OSError:  # typed into a console
+    except (OSError, TypeError):  # typed into a console, or compiled
         source = ""
     return hashlib.sha256(source.encode()).hexdigest()[:8]
 
