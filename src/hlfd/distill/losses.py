@@ -118,6 +118,10 @@ class DistillationLoss(nn.Module):
         if "knowledge" in cls.__dict__ and "compact" not in cls.__dict__:
             cls.compact = True
 
+    def __init__(self):
+        super().__init__()
+        self._mark = _mark_of(type(self).knowledge)  # here, as `torch.compile` can't look into a cached function
+
     def knowledge_key(self, size: Size) -> str:
         """What `knowledge` depends on but for teacher and target: terms of one key need the same and share it.
 
@@ -128,7 +132,7 @@ class DistillationLoss(nn.Module):
         own = [(k, v) for k, v in sorted(vars(self).items()) if k != "training" and not k.startswith("_")]
         options = [f"{k}={v}" for k, v in own if isinstance(v, plain)]
         name = f"{kind.__module__}.{kind.__qualname__}"
-        return " ".join([name, _mark_of(kind.knowledge), *options, times(size)])
+        return " ".join([name, self._mark, *options, times(size)])
 
     def code(self, knowledge: Tensor, classes: int) -> Code:
         """How to keep what `knowledge` gave, see `hlfd.data.rows.Code`."""
