@@ -1,6 +1,7 @@
 """On one process or several, measured or not: the same training."""
 
 import gc
+import hashlib
 import json
 import os
 import subprocess
@@ -86,12 +87,17 @@ def curve(folder: Path, name: str) -> list[float]:
     return [value for _, value in read_curves(folder / "metrics.csv")[name]]
 
 
+def hashes(*folders: Path) -> dict[str, str]:
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 @pytest.mark.timeout(600)
-def test_two_processes_are_one_with_twice_the_batch(recipe):
+def test_two_processes_are_one_with_twice_the_batch(recipe, hlfd):
     root = recipe.parent
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hlfd"]
-    command("train", recipe)
-    command("distill", recipe)
+    for name in ("train", "distill"):
+        assert hlfd(name, recipe).code == 0
     (root / "two").mkdir()
     halves = [f"output={root / 'two'}", "teacher_training.batch_size=2", "student_training.batch_size=2"]
     command("train", recipe, *halves, "--devices", "2", launcher=torchrun)  # all from the start together
@@ -121,6 +127,17 @@ def test_two_processes_are_one_with_twice_the_batch(recipe):
         ), name
     assert len(list((root / "two" / "cache").glob("*.sqlite"))) == 1  # both wrote into it
     assert not list((root / "two").rglob("*.tmp*"))
+
+    assert hlfd("cache", recipe, *halves).code == 0
+    shared = root / "two" / "store", root / "two" / "cache"
+    before = hashes(*shared)
+    again = [*halves, "methods=[{name: hlfd, as: again}]"]
+    command("distill", recipe, *again, "--method", "again", "--cache", "require", "--devices", "2")
+    assert hashes(*shared) == before  # both only read
+    for name in terms:
+        assert curve(root / "two" / "student-again", name) == pytest.approx(
+            curve(root / "two" / "student-hlfd", name), rel=1e-6, abs=1e-9
+        ), name
 
 
 def test_a_start_leaves_the_garbage_collector_as_it_was():
@@ -247,7 +264,7 @@ def test_readers_beside_the_training_change_nothing(make_job):
     job = make_job("beside", epochs=1)
     # In a process of its own: one in which OpenVINO and NNCF have run dies when readers end.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        beside = pool.submit(run, replace(job, machine=Machine(loader_workers=1))).result()
+        beside = pool.submit(run, replace(job, machine=Machine(loader_workers=1, threads=1))).result()
     first, second = (Segmenter.load(model).network.state_dict() for model in (alone, beside))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

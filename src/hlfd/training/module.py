@@ -186,10 +186,10 @@ class TrainingModule(pl.LightningModule):
         self.batches += 1
         losses = {"seg": task, **terms}
         total = torch.stack(list(losses.values())).sum()
-        several = self.ranks > 1
-        with self._timed("logging"):
-            self.log_dict({f"loss/{name}": value.detach() for name, value in losses.items()}, sync_dist=several)
-            self.log("loss/total", total.detach(), sync_dist=several)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # others aren't written, but exchanged
+            shown = {f"loss/{name}": value.detach() for name, value in (losses | {"total": total}).items()}
+            with self._timed("logging"):
+                self.log_dict(shown, sync_dist=self.ranks > 1)
         return total
 
     def _read_gradients(self, student: Features, task: Tensor, terms: Mapping[str, Tensor]) -> None:
