@@ -1,11 +1,13 @@
 """Whole epochs of training on real CT slices: student alone, with a live teacher, and with what it knows in a cache.
 
-    .venv/bin/python benchmarks/epoch.py [--size 384] [--slices 32] [--steps 16] [--rounds 3] [--json FILE]
+    .venv/bin/python benchmarks/epoch.py [--size 384] [--slices 32] [--steps 16] [--rounds 3] [--profile]
+        [--json FILE]
 
 Slices of ../shared/data/msd_liver_slices (8-bit, 256 x 256, resized to --size), liver; everything that `hlfd distill`
 does: loading, augmentation, losses, gradient readings, logging, validation on two patients; an epoch has --steps steps
 of 8 slices. The teacher's heads are fitted before and are not counted, nor is the export. The teacher is first
-trained for --teacher-epochs, so that what is kept compresses as it does in use. The ways take turns; medians.
+trained for --teacher-epochs, so that what is kept compresses as it does in use. The ways take turns; medians. Gradients
+are read in the first step and in every fiftieth: of short epochs that is a larger share than of a training's.
 
 The cache: bytes for a slice in all eight orientations, and the time to build it beside an epoch with a live teacher.
 How both grow with the patients: --slices 32, then 128.
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=["unet_mobilenetv2"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loader-workers", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="also say what each run spent its time on")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -105,7 +108,7 @@ def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
             method=Method.model_validate({"name": method}) if method else None,
             teachers=(TeacherSection(model=teacher),) if method not in (None, "seg") else (),
             cache=root / "cache",
-            machine=Machine(loader_workers=options.loader_workers),
+            machine=Machine(loader_workers=options.loader_workers, profile=options.profile),
         )
 
     teacher = root / "teacher" / "model"

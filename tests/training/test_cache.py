@@ -338,6 +338,24 @@ def test_built_ahead_no_step_asks_a_teacher(make_job, teacher, tmp_path, asked, 
     assert file.parent == tmp_path / "b"
 
 
+@pytest.mark.parametrize("method", ["hlfd", "kd"])
+def test_training_goes_as_with_the_live_teacher(method, make_job, teacher, tmp_path):
+    """Thirty steps that change the student: what the cache rounds doesn't grow."""
+    curves = []
+    for kept in ("never", "require"):
+        settings = {"kept": kept, "epochs": 1, "samples_per_epoch": 120, "batch_size": 4, "lr": 1e-3}
+        model = run(make_job(kept, method=method, teacher=teacher, cache=tmp_path / "c", **settings))
+        curves.append(read_curves(model.parent / "metrics.csv"))
+    names = [name for name in curves[0] if name.startswith("loss/")]
+    steps = [step for step, _ in curves[0]["loss/seg"]]
+    assert len(names) > 2 and steps[-1] >= 29
+    for name in names:
+        live, kept = ([value for _, value in curve[name]] for curve in curves)
+        assert kept == pytest.approx(live, rel=1e-2, abs=1e-5), name
+    live = [value for _, value in curves[0]["loss/total"]]
+    assert live[-1] < 0.97 * live[0]  # it did learn
+
+
 def test_there_is_nothing_to_build_for_the_student_alone(make_job, tmp_path):
     with pytest.raises(InputError, match="method 'seg': there is nothing to keep of a teacher"):
         build_cache(make_job(method="seg", cache=tmp_path / "c"))

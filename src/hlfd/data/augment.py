@@ -7,15 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms.intensity.array import (
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandScaleIntensityFixedMean,
-)
-from monai.transforms.spatial.array import Affine, RandSimulateLowResolution
 from torch import Tensor
 
 from hlfd.data.views import AIR
@@ -77,6 +68,8 @@ def moved(images: Tensor, targets: Tensor, seeds: Sequence[int]) -> tuple[Tensor
 
 def _affine(image: Tensor, angle: float, scale: float, mode: str) -> Tensor:
     """C x spatial, turned in the plane of its last two axes."""
+    from monai.transforms.spatial.array import Affine  # not above: it takes seconds, and most runs don't need it
+
     flat = image.ndim == 3
     transform = Affine(
         rotate_params=angle if flat else (angle, 0.0, 0.0),
@@ -91,6 +84,15 @@ def _affine(image: Tensor, angle: float, scale: float, mode: str) -> Tensor:
 @lru_cache(maxsize=2)
 def _intensity(dims: int) -> tuple[Any, ...]:
     """nnU-Net's, in its order; amounts are for images in [-1, 1], where soft tissue spreads by about 0.3."""
+    from monai.transforms.intensity.array import (
+        RandAdjustContrast,
+        RandGaussianNoise,
+        RandGaussianSmooth,
+        RandScaleIntensity,
+        RandScaleIntensityFixedMean,
+    )
+    from monai.transforms.spatial.array import RandSimulateLowResolution
+
     return (
         RandGaussianNoise(prob=0.1, std=0.1),
         RandGaussianSmooth((0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=0.2),
@@ -121,4 +123,6 @@ def perturbed(images: Tensor, seeds: Sequence[int]) -> Tensor:
 
 
 def _plain(image: Any) -> Tensor:
+    from monai.data.meta_tensor import MetaTensor
+
     return image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
