@@ -26,6 +26,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 READINGS = 5  # of a term's gradient, whose median is judged
 BALANCE_EVERY = 10
+LOG_EVERY = 10  # optimiser's steps
 
 
 def rank_seed(seed: int, step: int, rank: int, ranks: int) -> int:
@@ -186,7 +187,7 @@ class TrainingModule(pl.LightningModule):
         self.batches += 1
         losses = {"seg": task, **terms}
         total = torch.stack(list(losses.values())).sum()
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # others aren't written, but exchanged
+        if (self.trainer.global_step + 1) % LOG_EVERY == 0:  # others aren't written, but exchanged
             shown = {f"loss/{name}": value.detach() for name, value in (losses | {"total": total}).items()}
             with self._timed("logging"):
                 self.log_dict(shown, sync_dist=self.ranks > 1)

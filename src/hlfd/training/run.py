@@ -27,7 +27,7 @@ from hlfd.training.checkpoints import AtomicCheckpointIO
 from hlfd.training.job import Job, require_same
 from hlfd.training.loaders import Loaders
 from hlfd.training.logs import CsvLog, read_curves
-from hlfd.training.module import TrainingModule, rank_seed
+from hlfd.training.module import LOG_EVERY, TrainingModule, rank_seed
 from hlfd.training.profile import PartsProfiler
 from hlfd.training.progress import TrainingProgress
 from hlfd.training.setup import Setup, autocast, close, precision_of
@@ -202,7 +202,7 @@ def _trainer(job: Job, log: CsvLog, module: TrainingModule) -> tuple[pl.Trainer,
         callbacks=[best, last, TrainingProgress(job.folder.name)],
         plugins=[AtomicCheckpointIO()],
         check_val_every_n_epoch=min(job.training.validate_every, job.training.epochs),
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
