@@ -18,6 +18,7 @@ from hlfd.distill.features import Tapped
 from hlfd.errors import InputError
 from hlfd.export import NotTheSameError, export
 from hlfd.exporters._exported import Exported, hashes, side_path
+from hlfd.exporters._signals import signal_stack
 from hlfd.inference import predict
 from hlfd.segmenter import Segmenter, build_network
 from hlfd.verification import Evidence
@@ -255,6 +256,36 @@ def test_openvino_and_nncf_tell_nobody(trained, tmp_path):
     code = [sys.executable, "-W", "error", "-c", QUIET, str(folder), str(tmp_path)]
     ended = subprocess.run(code, capture_output=True, text=True, check=False, env=None)
     assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+SIGNALS = """
+import os, signal, sys
+from pathlib import Path
+from hlfd.exporters.openvino import open_file
+
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+first = open_file(Path(sys.argv[1]), 1)
+second = open_file(Path(sys.argv[1]), 1)
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+assert caught
+"""
+
+
+def test_a_signal_after_openvino_kills_nobody(exported):
+    """Loaded twice and not unloaded in reverse order, it leaves a stack for signal handlers that was freed."""
+    code = [sys.executable, "-c", SIGNALS, str(exported("model.xml"))]
+    ended = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fault is known of Linux alone")
+def test_openvino_leaves_the_stack_of_signal_handlers_alone(trained, evidence, tmp_path):
+    before = signal_stack().start
+    export(trained, tmp_path / "model.xml", precision="int8", evidence=evidence, tolerance=1.0)
+    assert signal_stack().start == before
 
 
 def test_phantoms_where_there_is_no_data(trained, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from hlfd.errors import unreadable
 from hlfd.exporters import _quiet
 from hlfd.exporters._graph import Graph, Precision, Run, trace_onnx
+from hlfd.exporters._signals import kept_signal_stack
 
 SUFFIX = ".xml"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -39,7 +40,8 @@ def build(graph: Graph, path: Path, *, precision: Precision = "fp32") -> list[Pa
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX, overflow_fix=OverflowFix.ENABLE
         )
         images = [np.ascontiguousarray(image) for image in graph.calibration]
-        network = nncf.quantize(network, nncf.Dataset(images), subset_size=len(images), advanced_parameters=careful)
+        with kept_signal_stack():
+            network = nncf.quantize(network, nncf.Dataset(images), subset_size=len(images), advanced_parameters=careful)
     network.set_rt_info(graph.text, ["hlfd"])
     openvino.save_model(network, path, compress_to_fp16=precision == "fp16")
     return [path, path.with_suffix(".bin")]
@@ -59,7 +61,8 @@ def open_file(path: Path, threads: int | None = None) -> Run:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     try:
-        compiled = core.compile_model(core.read_model(path), "CPU", options)
+        with kept_signal_stack():
+            compiled = core.compile_model(core.read_model(path), "CPU", options)
     except RuntimeError as error:
         raise unreadable(path, "an OpenVINO file", error) from None
     request = compiled.create_infer_request()
