@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -18,15 +19,34 @@ def peak_mib(models: Mapping[str, Path], size: Sequence[int]) -> dict[str, float
     Raises:
         ChildProcessError: such a process failed or was killed.
     """
-    found: dict[str, float] = {}
-    for name, folder in models.items():
-        command = [sys.executable, "-m", "hlfd.study.memory", str(folder), *map(str, size)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
-            raise ChildProcessError(f"{folder}: its memory could not be measured: {last[0]}")
-        found[name] = float(ended.stdout.split()[-1])
-    return found
+    command = [sys.executable, "-m", "hlfd.study.memory", "x".join(map(str, size)), *map(str, models.values())]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [float(line) for line in ended.stdout.split()]
+    if ended.returncode:
+        failed = [*models.values()][len(found)]
+        last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
+        raise ChildProcessError(f"{failed}: its memory could not be measured: {last[0]}")
+    return dict(zip(models, found, strict=True))
+
+
+def measure_all(folders: Sequence[Path], size: Sequence[int]) -> int:
+    """Print the peak memory of each, measured in a child of this process, which has imported what they share.
+
+    Returns:
+        exit code of the first that fails, at which it ends; else 0.
+    """
+    import hlfd.cost
+    import hlfd.segmenter  # noqa: F401
+
+    for folder in folders:
+        child = os.fork()
+        if not child:
+            print(measure(folder, size), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            return 1
+    return 0
 
 
 def measure(folder: Path, size: Sequence[int]) -> float:
@@ -70,4 +90,4 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    print(measure(Path(sys.argv[1]), [int(n) for n in sys.argv[2:]]))
+    sys.exit(measure_all([Path(folder) for folder in sys.argv[2:]], [int(n) for n in sys.argv[1].split("x")]))
