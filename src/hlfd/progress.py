@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # Paths are long and may hold brackets: no line breaks, no markup.
 console = Console(stderr=True, soft_wrap=True, markup=False)
 
+interrupted: list[str] = []
+"""What was said of work that was interrupted."""
+
 
 class Advance(Protocol):
     """Tells a progress bar that some more steps are done."""
@@ -43,7 +46,8 @@ def progress(what: str, total: int) -> Generator[Advance]:
             yield advance
         except KeyboardInterrupt:
             stays = "what is finished stays, the same command continues"
-            console.print(f"{what}: interrupted after {done} of {total}; {stays}", highlight=False)
+            interrupted.append(f"{what}: interrupted after {done} of {total}; {stays}")
+            console.print(interrupted[-1], highlight=False)
             raise
     if not sys.stderr.isatty():
         console.print(f"{what}: {done} of {total}", highlight=False)

@@ -1,10 +1,15 @@
 """The commands: each a few lines over one library function. Heavy imports wait until a command runs."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 
+import typer
+
 from hlfd.cli._app import app
+
+INTERRUPTED = 130
 
 for module in (
     "whole",
@@ -21,11 +26,31 @@ for module in (
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, a failure at run time one line and 1."""
+    """Entry point: a user's mistake is one line and exit code 2, a failure at run time one line and 1.
+
+    130 after Ctrl-C, 143 after SIGTERM, which ends what runs in the same way.
+    """
+    from hlfd import progress
     from hlfd.errors import InputError
 
+    ended, usage_error = list[int](), typer.BadParameter.__bases__[0]
+
+    def end(number: int, _: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    progress.interrupted.clear()
+    sys.argv[1:] = sys.argv[1:] or ["--help"]
     try:
-        app()
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            if not progress.interrupted:
+                print("hlfd: interrupted; what is finished stays", file=sys.stderr)
+            code = 128 + ended[0] if ended else INTERRUPTED
+        sys.exit(code if isinstance(code, int) else 0)
+    except usage_error as error:
+        _stop(error.format_message(), 2)
     except InputError as error:
         _stop(str(error), 2)
     except OSError as error:
@@ -33,6 +58,8 @@ def main() -> None:
         _stop(f"{os.strerror(error.errno) if error.errno else error}{where}; what is finished stays", 1)
     except MemoryError as error:
         _stop(f"not enough memory{f': {error}' if str(error) else ''}; what is finished stays", 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(message: str, code: int) -> None:

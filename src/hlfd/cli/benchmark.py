@@ -35,7 +35,7 @@ def benchmark(
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Chart, .png or .svg.")] = None,
 ) -> None:
-    """Measure models beside each other: size, time per slice and volume, throughput, memory; in several runtimes."""
+    """Measure models beside each other. Size, time per slice and volume, throughput, memory; in several runtimes."""
     from rich.console import Console
 
     from hlfd.benchmark.run import Settings, numbers

@@ -32,7 +32,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for warnings too.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that read. Default: one a core.")] = None,
 ) -> None:
-    """Look for what is wrong with a data set, and say what is done about it. Exit code 1 if there are errors."""
+    """Look for what is wrong with a data set. Says what is done about it. Exit code 1 if there are errors."""
     from rich.console import Console
 
     from hlfd.doctor.run import check_root
@@ -66,7 +66,7 @@ def prepare(
         bool, typer.Option("--verify", help="Compare every prepared file with its hash in the manifest.")
     ] = False,
 ) -> None:
-    """Prepare a recipe's data: orient, resample, window, crop, split by patient. Cases already done are kept."""
+    """Prepare a recipe's data. Orient, resample, window, crop, split by patient; cases already done are kept."""
     from hlfd import recipe as recipes
     from hlfd.data.splits import require_distinct
     from hlfd.progress import console
@@ -97,7 +97,7 @@ def preview(
     output: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("preview"),
     cases: Annotated[int, typer.Option(min=1, help="How many cases, evenly spread.")] = 3,
 ) -> None:
-    """Draw a few cases as they are and as a network is shown them, with their labels' outlines, as PNG."""
+    """Draw a few cases before and after preprocessing, as PNG. With the outlines of their labels."""
     from hlfd import recipe as recipes
     from hlfd.study import steps
     from hlfd.study.preview import preview as draw

@@ -59,7 +59,10 @@ def export(
         int | None, typer.Option(min=1, help="With --auto: threads. Default: one a core.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a model as ONNX, OpenVINO, TorchScript or a MONAI bundle, and verify that it segments as PyTorch does."""
+    """Write a model for another runtime, and verify it.
+
+    ONNX, OpenVINO, TorchScript or a MONAI bundle; what segments otherwise than PyTorch is not kept.
+    """
     from hlfd.errors import InputError
     from hlfd.export import ExportError, default_name, evaluation_of
     from hlfd.export import export as run

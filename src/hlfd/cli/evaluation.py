@@ -51,7 +51,9 @@ def evaluate(
         typer.Option(metavar="DIR", help="Folder of the figures. Default: beside MODEL, or within --predictions."),
     ] = None,
 ) -> None:
-    """Measure a MODEL on a RECIPE's patients, or --predictions against --references, on the native grid.
+    """Measure a MODEL on a RECIPE's patients, or label maps.
+
+    On the native grid; label maps with --predictions and --references.
 
     Writes evaluation.json and evaluation.csv, and prints means over patients with 95 % bootstrap intervals;
     of a MODEL also how far its probabilities can be believed (expected calibration error over voxels).

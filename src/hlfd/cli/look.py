@@ -15,7 +15,7 @@ def list_plugins(
     ] = "all",
     name: Annotated[str | None, typer.Argument(help="Show the whole documentation of this one.")] = None,
 ) -> None:
-    """List the methods, networks, sources, kinds of teacher folders, exporters; with a name, its options."""
+    """List methods, networks, sources, teachers, exporters. With a name, its options."""
     import inspect
     from typing import cast, get_args
 
@@ -51,7 +51,7 @@ def report(
         str, typer.Option("--format", help="html: write report.html again; latex, markdown: print the summary table.")
     ] = "html",
 ) -> None:
-    """The report of a finished comparison or study, from its runs: a page, or a table for a paper."""
+    """The report of a finished comparison or study. From its runs: a page, or a table for a paper."""
     from hlfd.report.text import text_table
     from hlfd.study.compare import finished_results, rebuild_report
 
@@ -75,7 +75,7 @@ def info(
         typer.Argument(metavar="KEY=VALUE", help="Of a model from elsewhere: its reader's options, as fold=1."),
     ] = None,
 ) -> None:
-    """Say what a file or folder is: a model's size and labels, a store's cases, a volume's grid, a whole recipe."""
+    """Say what a file or folder is. A model's size and labels, a store's cases, a volume's grid, a whole recipe."""
     from rich.console import Console
 
     from hlfd.study.describe import describe
@@ -108,7 +108,7 @@ def taps(
         bool, typer.Option("--all", help="Show every module that runs, not only the taps.")
     ] = False,
 ) -> None:
-    """Show a network's taps, where it is read out, and which methods can distil from it and into it."""
+    """Show a network's taps, where it is read out. And which methods can distil from it and into it."""
     from rich.console import Console
 
     from hlfd.study.taps import overview, show

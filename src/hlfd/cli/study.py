@@ -18,7 +18,7 @@ def study(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is to do and how long it takes; stop.")] = False,
     workers: Workers = None,
 ) -> None:
-    """Run methods x students x seeds x folds under one budget, then report. What is done is kept.
+    """Run methods x students x seeds x folds under one budget. Then report; what is done is kept.
 
     Any number of processes and machines may work on one folder: each takes what no other has begun.
     """

@@ -93,7 +93,7 @@ def cache(
     threads: Threads = None,
     compile: Compile = False,
 ) -> None:
-    """Ask the teacher about every training slice ahead of 'distill', which then runs without it. Can be continued.
+    """Ask the teacher about every training slice ahead. 'distill' then runs without it. Can be continued.
 
     Training does the same by itself, slice by slice as they come; ahead, every epoch runs at the student's own speed.
     """

@@ -14,7 +14,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder of data, runs and report.")] = Path("runs/demo"),
     workers: Workers = None,
 ) -> None:
-    """Everything at once on phantom CT: generate, train a teacher, distill a student, evaluate, report."""
+    """Everything at once on phantom CT. Generate it, train a teacher, distil a student, evaluate, report."""
     from importlib.resources import as_file, files
 
     from hlfd import recipe as recipes
@@ -27,7 +27,7 @@ def demo(
 
 @app.command()
 def compare(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, workers: Workers = None) -> None:
-    """Run a recipe from data to report: teacher, student with each method, evaluation. Continues where it stopped."""
+    """Run a recipe from data to report. Teacher, student with each method, evaluation; continues where it stopped."""
     from hlfd import recipe as recipes
     from hlfd.study.compare import compare as run
 
