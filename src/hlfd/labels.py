@@ -1,5 +1,6 @@
 """Labels: what the values of a source's label files mean, and what a network predicts from them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,9 @@ RegionNames = dict[str, str | tuple[str, ...]]
 BACKGROUND = "background"
 TUMORS = ("tumor", "tumour", "cancer", "lesion", "mass")
 """What a tumour is called. Where a source knows one organ and its tumour, the organ's region contains it."""
+
+LESION = re.compile(r"(tumou?r|cancer|carcinoma|neoplasm|lesion|masse?|cyst|metastas[ei]|nodule)s?")
+"""A word that names lesions."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,17 @@ def values_present(values: np.ndarray) -> np.ndarray:
             found += np.bincount(flat[start : start + (1 << 20)], minlength=found.size)
         return np.flatnonzero(found)
     return np.unique(values)
+
+
+def consists_of_lesions(region: str, classes: Sequence[str]) -> bool:
+    """Whether the region's name is that of a lesion, and those of its classes, as far as they have any, are too."""
+    parts = re.split(r"(?<![a-z])(?:and|with)(?![a-z])", region.lower())
+    named = [name for name in classes if not re.fullmatch(r"label_\d+", name)]
+    return all(map(_names_a_lesion, [*parts, *named]))
+
+
+def _names_a_lesion(name: str) -> bool:
+    return any(LESION.fullmatch(word) for word in re.findall("[a-z]+", name.lower()))
 
 
 def from_names(values: Mapping[str, int | Sequence[int]], regions: RegionNames | None = None) -> Labels:

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from hlfd.data.postprocess import Postprocess, components, lesion_regions
 from hlfd.errors import InputError
+from hlfd.io.dicom import codes
 from hlfd.labels import Labels, organ_and_tumor
 
 BOTH, TUMOR, ORGAN = (organ_and_tumor(task, "kidney") for task in ("both", "tumor", "organ"))
@@ -77,6 +78,19 @@ def test_a_tumour_in_a_cyst_is_inside_the_kidney():
     np.testing.assert_array_equal(apply(MASSES, classes, lesions_inside=True), classes)
     classes[0:2] = 0
     assert not apply(MASSES, classes, lesions_inside=True).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((each, True) for each in ("liver_tumor", "kidney tumour", "cancer", "Neoplasm", "nodules", "renal_cyst")),
+        *((each, False) for each in ("liver", "kidney_and_mass", "vessel")),
+    ],
+)
+def test_a_region_alone_is_a_lesion_if_it_is_called_so(name, expected):
+    assert lesion_regions(Labels({}, {name: (1,)}, (name,))) == [name] * expected
+    kinds = {codes.ABNORMAL: True, codes.ANATOMY: False, codes.TISSUE: False}
+    assert kinds[codes.coded(name).category] == expected  # a SEG's codes say the same
 
 
 def test_an_empty_map_and_another_order_of_memory():

@@ -13,9 +13,8 @@ from hlfd.errors import InputError
 from hlfd.evaluation import protocols
 from hlfd.evaluation.comparison import measure_of
 from hlfd.evaluation.protocols import CaseResult, Protocol, evaluate_case
-from hlfd.evaluation.protocols.default import consists_of_lesions
 from hlfd.evaluation.protocols.lits import PENALTY
-from hlfd.labels import Labels, organ_and_tumor
+from hlfd.labels import Labels, consists_of_lesions, organ_and_tumor
 from hlfd.volume import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own call

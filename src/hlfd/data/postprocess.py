@@ -7,10 +7,8 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from hlfd.errors import InputError, nearest
-from hlfd.labels import Labels
+from hlfd.labels import Labels, consists_of_lesions
 from hlfd.plugins import Section
-
-LESIONS = ("tumor", "tumour", "lesion", "cyst", "mass", "masses", "metastasis")
 
 
 class Postprocess(Section):
@@ -70,7 +68,8 @@ def lesion_regions(labels: Labels) -> list[str]:
     return [
         name
         for name, own in labels.regions.items()
-        if any(set(own) < other for other in ids) or name.lower().rstrip("s") in LESIONS
+        if any(set(own) < other for other in ids)
+        or consists_of_lesions(name, [labels.names[index - 1] for index in own])
     ]
 
 

@@ -20,8 +20,8 @@ def statistics(image: Volume, classes: Volume, labels: Labels) -> dict[str, Any]
 
     Returns:
         ``spacing_mm``, ``shape``, and ``regions``: name -> ``volume_ml``, ``mean_hu`` (None for an empty region) and,
-        for a lesion, ``lesions``: ``volume_ml`` and ``diameter_mm`` (of a sphere of this volume) of each connected
-        component (by faces, edges or corners), the largest first.
+        for a lesion, ``lesion_count`` and ``lesions``: ``volume_ml`` and ``diameter_mm`` (of a sphere of this volume)
+        of each connected component (by faces, edges or corners), the largest first.
     """
     voxel_ml = image.voxel_mm3 / 1000
     lesions = lesion_regions(labels)
@@ -34,6 +34,7 @@ def statistics(image: Volume, classes: Volume, labels: Labels) -> dict[str, Any]
             found["mean_hu"] = float(image.voxels[mask].mean(dtype=np.float64))
         if name in lesions:
             sizes = sorted((float(size) * voxel_ml for size in components(mask)[2]), reverse=True)
+            found["lesion_count"] = len(sizes)
             found["lesions"] = [
                 {"volume_ml": ml, "diameter_mm": 2 * (ml * 1000 * 3 / (4 * math.pi)) ** (1 / 3)} for ml in sizes
             ]

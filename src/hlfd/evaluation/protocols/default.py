@@ -1,6 +1,5 @@
 """Everything: overlap, volumes, surface distances, surface Dice and, for tumours and lesions, lesion-wise detection."""
 
-import re
 from collections.abc import Sequence
 
 from hlfd.evaluation.distances import surface_distances
@@ -10,9 +9,7 @@ from hlfd.evaluation.pairs import Pair
 from hlfd.evaluation.protocol import Measured, Protocol, Totals
 from hlfd.evaluation.protocols import _shared
 from hlfd.evaluation.results import CaseResult, Lesion, Scores
-
-LESION = re.compile(r"(tumou?r|cancer|lesion|masse?|cyst|metastas[ei]|nodule)s?")
-"""A word that names lesions."""
+from hlfd.labels import consists_of_lesions
 
 METRICS = ("dice", "surface_dice", "hd95_mm", "assd_mm", "rvd", "lesion_recall", "lesion_precision")
 
@@ -65,17 +62,6 @@ def build(*, tolerance_mm: float = 2.0) -> Protocol:
         totals,
         options={"tolerance_mm": tolerance_mm},
     )
-
-
-def consists_of_lesions(region: str, classes: Sequence[str]) -> bool:
-    """Whether the region's name is that of a lesion, and those of its classes, as far as they have any, are too."""
-    parts = re.split(r"(?<![a-z])(?:and|with)(?![a-z])", region.lower())
-    named = [name for name in classes if not re.fullmatch(r"label_\d+", name)]
-    return all(map(_names_a_lesion, [*parts, *named]))
-
-
-def _names_a_lesion(name: str) -> bool:
-    return any(LESION.fullmatch(word) for word in re.findall("[a-z]+", name.lower()))
 
 
 def totals(cases: Sequence[CaseResult]) -> Totals:

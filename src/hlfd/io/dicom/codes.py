@@ -50,6 +50,7 @@ LESIONS = {
 }
 ALSO = {
     "tumour": "tumor", "tumors": "tumor", "tumours": "tumor", "neoplasm": "tumor", "cancer": "tumor",
+    "carcinoma": "tumor", "metastases": "metastasis", "nodule": "lesion", "nodules": "lesion",
     "kidneys": "kidney", "renal": "kidney", "hepatic": "liver", "hepar": "liver", "pancreatic": "pancreas",
     "cysts": "cyst", "masses": "mass", "lesions": "lesion", "lungs": "lung", "gall bladder": "gallbladder",
     "oesophagus": "esophagus", "urinary bladder": "bladder", "vena cava": "inferior vena cava",
