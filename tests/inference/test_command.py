@@ -319,6 +319,38 @@ def test_the_images_are_left_alone(hlfd, model: Path, images: Path):
     assert {name: (images / name).read_bytes() for name in files(images)} == before
 
 
+def test_files_of_the_user_are_left_alone(hlfd, model: Path, images: Path):
+    """A converter's JSON beside each image, a label map drawn by hand, a picture."""
+    mine = {"case_1.json": b'{"Modality": "CT"}', "case_2.png": b"a picture", "labels/case_0.nii.gz": b"by hand"}
+    for name, content in mine.items():
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(content)
+    before = {name: (images / name).read_bytes() for name in files(images)}
+    command = ("predict", "-m", model, "-i", images)
+    for options, name in (
+        (("-o", images, "--separate", "-s"), "case_1.json"),
+        (("-o", images, "--separate", "-p", "--continue"), "case_2.png"),
+        (("-o", images / "labels"), "case_0.nii.gz"),
+    ):
+        told(hlfd(*command, *options), 2, f"{name}: is there and no result of hlfd predict; choose another output")
+    one = ("predict", "-m", model, "-i", images / "case_1.nii", "-o", images / "case_1.nii.gz")
+    told(hlfd(*one, "-s"), 2, "case_1.json: is there and no result")
+    assert {name: (images / name).read_bytes() for name in files(images)} == before
+    assert hlfd(*one, "-p").code == 0
+    assert hlfd(*one, "-p").code == 0  # its own results may be replaced
+
+
+def test_results_below_the_input_are_no_images(hlfd, model: Path, images: Path):
+    command = ("predict", "-m", model, "-i", images, "-s", "-p", "--probabilities")
+    assert hlfd(*command, "-o", images / "first").code == 0
+    (images / "first" / "probabilities" / "case_0.nii.gz").rename(images / "earlier.nii.gz")
+    ended = hlfd(*command, "-o", images / "deep" / "second")
+    assert ended.code == 0, ended.err
+    names = {Path(line).name.partition(".")[0] for line in ended.out.split()}
+    assert names == {"case_0", "case_1", "case_2"}
+    assert "deep" not in ended.err and ".json" not in ended.err
+
+
 def in_the_way(path: Path) -> Path:
     path.write_text("a file where a folder is wanted")
     return path

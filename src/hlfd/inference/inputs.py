@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hlfd.errors import InputError
+from hlfd.inference.results import is_result
 from hlfd.io import nifti
 from hlfd.io.files import content_key, files_below
 from hlfd.volume import AXCODES, Volume
@@ -68,7 +69,7 @@ def find_inputs(
 
     A file or a zip is one image. A folder holds images: its NIfTI files, its zips, its folders with DICOM anywhere in
     them, its folders with one NIfTI file (or ``imaging.nii.gz``, as KiTS has it). If DICOM files lie in it themselves,
-    they are one image together with all DICOM below them.
+    they are one image together with all DICOM below them. Results of an earlier prediction are none.
 
     What can't be opened is an input all the same, which says why when it is read.
 
@@ -136,7 +137,7 @@ def by_slices(image: Volume) -> Volume:
 def _found(path: Path, leave_out: Path | None) -> tuple[list[Input], list[str]]:
     """The images of a folder, and the names of what is none."""
     files, folders = _contents(path)
-    known = [one for file in files if (one := _file(file))]
+    known = [one for file in files if (one := _file(file)) and not is_result(file)]
     others = [file for file in files if not _file(file)]
     here = _holds_dicom(others)  # then what is DICOM below belongs to it
     found, aside = [Input(path, "dicom")] if here else [], list[str]()
@@ -146,7 +147,7 @@ def _found(path: Path, leave_out: Path | None) -> tuple[list[Input], list[str]]:
         aside += [file.name for file in lost]
     else:
         found += [Input(file, "dicom") for file in lost]
-        aside += [file.name for file in others if file not in lost]
+        aside += [file.name for file in others if file not in lost and not is_result(file)]
     for folder in folders:
         if leave_out is not None and folder.resolve() == leave_out.resolve():
             continue
@@ -160,7 +161,7 @@ def _found(path: Path, leave_out: Path | None) -> tuple[list[Input], list[str]]:
 def _folder(folder: Path) -> tuple[Input | None, list[Path]]:
     """The one image that a folder in a folder is, and what is passed over."""
     try:
-        inside = [file for file in _contents(folder)[0] if nifti.suffix_of(file)]
+        inside = [file for file in _contents(folder)[0] if nifti.suffix_of(file) and not is_result(file)]
         if _holds_dicom(files_below(folder)):
             return Input(folder, "dicom"), inside
     except InputError:  # one in it can't be opened
@@ -211,7 +212,9 @@ def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
 def _holds_dicom(files: Iterable[Path]) -> bool:
     for _, path in zip(range(LOOKED_AT), files, strict=False):
         if path.suffix.lower() in (".dcm", ".ima"):
-            return True
+            if not is_result(path):
+                return True
+            continue
         if not path.is_file():
             continue
         with suppress(OSError), path.open("rb") as file:  # one that may not be read says so in the end

@@ -9,6 +9,7 @@ import numpy as np
 
 from hlfd.errors import InputError
 from hlfd.inference.inputs import Input
+from hlfd.inference.results import is_result
 from hlfd.io import nifti
 from hlfd.io.files import replacing, require_writable
 from hlfd.labels import Labels
@@ -48,6 +49,7 @@ class Target:
         stem: what the one image's results are called, if the user named a file.
         suffix: of label maps.
         resume: keep results that are there.
+        named: the file that the user named, which may take another's place.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Target:
     stem: str | None = None
     suffix: str = ".nii.gz"
     resume: bool = False
+    named: Path | None = None
 
     @classmethod
     def of(cls, output: Path, wanted: Wanted, inputs: Sequence[Input], *, resume: bool = False) -> "Target":
@@ -62,7 +65,7 @@ class Target:
 
         Raises:
             InputError: a file for several images, or one of no kind that is written here; results that would overwrite
-                an image or each other; a folder that can't be written.
+                an image, each other or a file that is no result; a folder that can't be written.
         """
         suffix = nifti.suffix_of(output) or (".dcm" if output.suffix.lower() == ".dcm" else None)
         if suffix is None and output.suffix.lower() in OTHERS and not output.is_dir():
@@ -73,7 +76,8 @@ class Target:
             if len(inputs) > 1:
                 raise InputError(f"{output}: expected a folder for the results of {len(inputs)} images")
             stem = output.name[: -len(suffix)]
-            target = cls(output.parent, wanted, stem, ".nii.gz" if suffix == ".dcm" else suffix, resume)
+            maps = ".nii.gz" if suffix == ".dcm" else suffix
+            target = cls(output.parent, wanted, stem, maps, resume, named=output)
         target._require_no_clash(inputs)
         require_writable(target.folder)
         return target
@@ -106,6 +110,12 @@ class Target:
         known = labels is not None or not self.wanted.separate
         return self.resume and known and all(path.is_file() for path in self.all_of(name, labels))
 
+    def require_replaceable(self, name: str, labels: Labels | None = None) -> None:
+        """Raise `InputError` if a file of the user's is where a result of this image would go."""
+        for path in self.all_of(name, labels):
+            if path != self.named and path.exists() and not is_result(path):
+                raise InputError(f"{path}: is there and no result of hlfd predict; choose another output")
+
     def name_of(self, one: Input) -> str | None:
         """What the results of an image are called; None: that is known when its series is."""
         return self.stem or one.name
@@ -126,6 +136,7 @@ class Target:
                 within = one.kind == "dicom" and path.exists() and path.resolve().is_relative_to(one.path.resolve())
                 if within or path.resolve() in images:
                     raise InputError(f"{path}: is an image to segment and would be overwritten; choose another output")
+            self.require_replaceable(name)
 
 
 def write_label_maps(target: Target, name: str, classes: Volume, labels: Labels) -> Iterator[tuple[str, Path]]:

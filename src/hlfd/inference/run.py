@@ -133,6 +133,7 @@ def _predict(case: Case, image: Image, target: Target, predictor: "Predictor", d
     if target.wanted.separate and target.ready(name, model.labels):
         case.ready = True
         return
+    target.require_replaceable(name, model.labels)
     case.shape, case.spacing_mm = volume.shape, volume.spacing_mm
     with watch(predictor.slices(volume)) as advance:
         found = predictor.run(volume, probabilities=target.wanted.probabilities, stages=case.stages, advance=advance)

@@ -57,7 +57,7 @@ def preview(image: Volume, classes: Volume, labels: Labels, window_hu: tuple[flo
         colour = REGION_COLOURS[index % len(REGION_COLOURS)]
         figure.text(0.02 + 0.16 * index, foot / 2, name, color=colour, fontsize=13, va="center")
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": "hlfd"})
     return buffer.getvalue()
 
 
