@@ -55,7 +55,11 @@ def load(path: str | Path, *, threads: int | None = None, allow: Iterable[str] =
     try:
         files, multiple, size = known["files"], tuple(map(int, known["multiple"])), known["size"]
         size = None if size is None else tuple(map(int, size))
-        require_whole(path, {path.name: files[path.name]} | files)
+        if path.name not in files:
+            raise InputError(f"{side}: expected to describe {path.name}, it describes {', '.join(files)}")
+        require_whole(path, files)
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{side}: not an exported file's description, {error!r}") from None
     network = Exported(

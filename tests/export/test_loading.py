@@ -54,7 +54,14 @@ def test_one_bit_is_noticed(name, copied):
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
-    refused(path, f"{file}: damaged, or not the file that {path.name}.json describes")
+    refused(path, f"^{file}: damaged, or not the file that {path.name}.json describes")
+
+
+def test_a_file_called_otherwise_than_its_description_says(copied):
+    path = copied("model.onnx")
+    side_path(path).rename(path.with_name("other.onnx.json"))
+    other = path.rename(path.with_name("other.onnx"))
+    refused(other, f"^{other}.json: expected to describe other.onnx, it describes model.onnx$")
 
 
 @pytest.mark.parametrize("change", [{"size": 5}, {"multiple": 16}, {"multiple": ["a"]}, {"files": []}])

@@ -220,6 +220,26 @@ def test_a_series_that_can_not_be_used(hlfd, model: Path, tmp_path: Path, tags, 
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_with_hashed_names_nothing_tells_of_files_and_folders(hlfd, model: Path, tmp_path: Path):
+    """Folders and files called after patients: a reason says which image, and what is wrong with it, without them."""
+    source = tmp_path / "patient_folder"
+    write_series(source / f"{NAME}_1", scene(), skip=(4,))
+    write_series(source / f"{NAME}_2", scene())
+    (source / f"{ID}.nii.gz").write_bytes(b"no image")
+    (source / f"{ID}.txt").write_text("a note")
+    damaged = min((source / f"{NAME}_2").iterdir())
+    damaged.rename(damaged.with_name(f"{ID}.dcm")).write_bytes(damaged.with_name(f"{ID}.dcm").read_bytes()[:900])
+    command = ("predict", "-m", model, "-o", tmp_path / "out", "--hashed-names")
+    ended = hlfd(*command, "-i", source)
+    nobody_is_named(ended.out, ended.err)
+    reasons = [line for line in ended.err.splitlines() if " of 3: " in line]
+    for number, (line, word) in enumerate(zip(reasons, ("NIfTI", "missing slice", "whole pixel data"), strict=True), 1):
+        assert line.startswith(f"hlfd: image {number} of 3: ") and word in line
+    alone = hlfd(*command, "-i", source / f"{ID}.nii.gz")
+    assert alone.code == 2 and alone.err.startswith("hlfd: image 1 of 1: ")
+    nobody_is_named(alone.err)
+
+
 def test_nothing_found_is_a_seg_of_nothing_or_a_plain_word(hlfd, model: Path, tmp_path: Path):
     write_series(tmp_path / "in", np.full(SHAPE, -1000, np.int16) + np.arange(9, dtype=np.int16))
     ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "labels.dcm")

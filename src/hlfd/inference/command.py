@@ -1,5 +1,6 @@
 """What ``hlfd predict`` does, from its options to its exit code."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -70,7 +71,8 @@ class Command:
         self._require_choices()
         if not self.model.exists():
             raise InputError(f"{self.model}: no such file or folder; expected a model")
-        inputs = find_inputs(self.input, self.series, leave_out=self.output, tell=_tell)
+        tell = _tell_nobody if self.hashed_names else _tell
+        inputs = find_inputs(self.input, self.series, leave_out=self.output, tell=tell)
         if self.hashed_names:
             inputs = [replace(one, name=None) for one in inputs]
         target = Target.of(self.output, self._wanted, inputs, resume=self.resume)
@@ -91,7 +93,7 @@ class Command:
                 for warning in case.warnings:
                     _tell(f"warning: {case.name}: {warning}")
                 if case.error is not None and several:
-                    _tell(_one_line(case))
+                    _tell(self._reason(case, inputs))
                 if advance is not None:
                     advance()
 
@@ -106,10 +108,24 @@ class Command:
             _tell(f"{len(failed)} of {len(cases)} images failed, the reasons are above; what is finished stays")
         elif failed:
             error = failed[0].error
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not self.hashed_names:
                 raise error
-            raise (InputError if isinstance(error, InputError) else OSError)(_one_line(failed[0]))
+            raise (InputError if isinstance(error, InputError) else OSError)(self._reason(failed[0], inputs))
         return len(failed)
+
+    def _reason(self, case: Case, inputs: Sequence[Input]) -> str:
+        """Why an image failed, with what the user calls it; with ``hashed_names`` with its number among the images."""
+        text, path = _one_line(case), case.one.path
+        if not self.hashed_names:
+            return text
+        number = f"image {inputs.index(case.one) + 1} of {len(inputs)}"
+        below = [file.name for file in path.rglob("*")] if path.is_dir() else []
+        text = text.replace(str(path), number)
+        for name in sorted(
+            {*below, *map(_stem, below), *path.relative_to(self.input.parent).parts}, key=len, reverse=True
+        ):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text) if len(name) > 2 else text
+        return text if number in text else f"{number}: {text}"
 
     @staticmethod
     def _require_no_clash(report: Path, target: Target, inputs: Sequence[Input]) -> None:
@@ -190,6 +206,10 @@ def _region_and_count(text: str) -> tuple[str, int]:
     return name, int(count) if equals else 1
 
 
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
+
+
 def _one_line(case: Case) -> str:
     """Why an image failed, with what the user calls it."""
     error, path = case.error, str(case.one.path)
@@ -199,6 +219,10 @@ def _one_line(case: Case) -> str:
     elif not isinstance(error, InputError | OSError):
         text = f"{type(error).__name__}: {text}"
     return text if path in text else f"{path}: {text}"
+
+
+def _tell_nobody(text: str) -> None:
+    """Names of what is passed over stay unsaid."""
 
 
 def _tell(text: str) -> None:
