@@ -1,8 +1,11 @@
 """The command line: help everywhere, and a mistake is one line and exit code 2."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import nibabel as nib
@@ -62,6 +65,51 @@ def test_every_command_and_every_option_has_help(hlfd, name: str):
     assert command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_can_be_read_in_a_narrow_terminal(hlfd, name: str, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = hlfd(name, "-h").out
+    assert max(map(len, shown.splitlines())) <= 80
+    for parameter in COMMANDS[name].params:
+        for option in (*parameter.opts, *parameter.secondary_opts) if parameter.param_type_name == "option" else ():
+            assert option in shown.split() or f"{option}," in shown.split(), f"{name}: {option}"
+
+
+def test_help_of_all_commands_is_a_whole_line_each(hlfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = hlfd("-h").out
+    assert shown == hlfd().out
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+def test_version(hlfd):
+    assert hlfd("--version").out == f"hlfd {metadata.version('hlfd')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nope",), ("No such command 'nope'",)),
+        (("predict", "-m", "a", "-i", "b"), ("Missing option '--output'",)),
+        (("predict", "--nope"), ("No such option: --nope",)),
+        (("predict", "-m", "a", "-i", "b", "-o", "c", "--threads", "0"), ("--threads", "greater than or equal to 1")),
+        (("train",), ("Missing argument 'RECIPE'",)),
+    ],
+)
+def test_wrong_arguments_are_one_line(hlfd, arguments, words):
+    ended = hlfd(*arguments)
+    assert len(ended.err.splitlines()) == 1
+    assert_told(ended, 2, *words)
+
+
+def test_ctrl_c_and_sigterm_are_one_line(hlfd, monkeypatch):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        monkeypatch.setattr(plugins, "names", lambda *_, number=number: os.kill(os.getpid(), number))
+        ended = hlfd("list")
+        assert ended.err == "hlfd: interrupted; what is finished stays\n"
+        assert ended.code == code
 
 
 def test_help_names_every_command_and_waits_for_no_library():

@@ -55,9 +55,10 @@ def load(path: str | Path, *, threads: int | None = None, allow: Iterable[str] =
     try:
         files, multiple, size = known["files"], tuple(map(int, known["multiple"])), known["size"]
         size = None if size is None else tuple(map(int, size))
-        if path.name not in files:
-            raise InputError(f"{side}: expected to describe {path.name}, it describes {', '.join(files)}")
-        require_whole(path, files)
+        renamed = [name for name in files if Path(name).name == name and Path(name).suffix == path.suffix]
+        if path.name not in files and renamed:
+            raise InputError(f"{side}: expected to describe {path.name}, it describes {renamed[0]}")
+        require_whole(path, {path.name: files[path.name]} | files)
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:

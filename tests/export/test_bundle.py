@@ -184,6 +184,9 @@ def test_what_is_in_it(bundle, trained):
     card = (bundle / "docs" / "README.md").read_text()
     assert "| tumor | dice | 0.612 | 0.500 to 0.700 | 3 |" in card
     assert "Research use only" in card and "-200 to 300 HU" in card
+    rows = card.splitlines()
+    for row, below in zip(rows, [*rows[1:], ""], strict=True):  # a paragraph right below would be a row of the table
+        assert not row.startswith("|") or not below or below.startswith("|"), below
     assert json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"] == {
         "mean_dice_tumor": 0.61234
     }

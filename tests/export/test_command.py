@@ -119,6 +119,7 @@ def test_auto_keeps_the_fastest_that_is_good_enough(hlfd, trained, source, recip
     ended = hlfd("export", folder, "--auto", "-o", tmp_path / "all", "--recipe", recipe, "--max-dice-loss", 0.5)
     assert ended.code == 0, ended.err
     assert ended.out.strip().endswith(str(tmp_path / "all" / "model.onnx"))
+    assert "judged on " in ended.out and "Dice lost" in ended.out and "phantom" not in ended.out
     assert measured.keys() == speeds.keys()
     known = json.loads((tmp_path / "all" / "auto.json").read_text())
     assert known["name"] == "onnx int8" and known["candidates"][0]["name"] == "onnx int8"
@@ -176,6 +177,7 @@ def test_auto_goes_on_after_one_that_fails(hlfd, part, trained, quick, tmp_path,
     folder = trained.save(tmp_path / "model")
     ended = hlfd("export", folder, "--auto", "-o", tmp_path / "all", "--threads", 1, "--max-dice-loss", 1)
     assert ended.code == 0, ended.err
+    assert "judged on 2 generated phantom patients, no real CT; without references: 1 - Dice" in ended.out
     known = {c["name"]: c for c in json.loads((tmp_path / "all" / "auto.json").read_text())["candidates"]}
     problem = known["onnx int8"]["problem"]
     assert problem.endswith("not written, RuntimeError: Load model failed: no such kernel") and "/" not in problem

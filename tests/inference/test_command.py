@@ -309,6 +309,7 @@ def test_post_processing_is_off_unless_the_model_or_the_user_says_so(hlfd, thres
     assert count(keeps) == 64
     assert count(plain, "--keep-largest", "tumor") == 64
     assert count(plain, "--keep-largest", "tumor=2") == 65
+    assert count(keeps, "--keep-largest", "none") == 65
     assert count(keeps, "--smallest-lesion", 1e4) == 0
     assert count(plain, "--smallest-lesion", 2) == 64
 

@@ -127,7 +127,9 @@ def _auto(
     from hlfd.fastest import fastest
 
     choice = fastest(model, folder, max_dice_loss=max_dice_loss, evidence=evidence, threads=threads)
-    table = Table("", "ms an image", "Dice lost", "MiB", "", box=None)
+    told = choice.verified
+    typer.echo(f"judged on {told.said}" + ("" if told.dice else "; without references: 1 - Dice with PyTorch's labels"))
+    table = Table("", "ms an image", "Dice lost" if told.dice else "1 - Dice", "MiB", "", box=None)
     for one in choice.candidates:
         figures = [
             f"{value:.{digits}f}" if value is not None else ""

@@ -66,7 +66,7 @@ def predict(
     ] = "none",
     keep_largest: Annotated[
         list[str] | None,
-        typer.Option(metavar="REGION[=N]", help="Keep the N (1) largest components: liver, kidney=2."),
+        typer.Option(metavar="REGION[=N]", help="Keep the N (1) largest components: liver, kidney=2; none: all."),
     ] = None,
     lesions_inside: Annotated[
         bool | None,

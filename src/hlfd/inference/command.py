@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hlfd.segmenter import Segmenter
 
 FORMATS = ("nifti", "seg", "both")
+NONE = "none"
+"""For ``--keep-largest``: every component stays, whatever the model says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,13 @@ class Command:
             raise InputError(f"{self.model}: no such file or folder; expected a model")
         tell = _tell_nobody if self.hashed_names else _tell
         inputs = find_inputs(self.input, self.series, leave_out=self.output, tell=tell)
+        if all(one.kind == "nifti" for one in inputs):
+            if self._wanted.seg:
+                raise InputError(
+                    f"{self.input}: a DICOM SEG needs DICOM in, it refers to its images; take --format nifti"
+                )
+            if self.series:
+                raise InputError(f"--series: there is no DICOM at {self.input} to choose a series of")
         if self.hashed_names:
             inputs = [replace(one, name=None) for one in inputs]
         target = Target.of(self.output, self._wanted, inputs, resume=self.resume)
@@ -163,6 +172,8 @@ class Command:
             raise InputError(f"{self.output}: --format seg writes DICOM; expected a folder or a name ending in .dcm")
         if nifti.suffix_of(self.output) and self.separate:
             raise InputError(f"{self.output}: --separate writes a file for each label; expected a folder")
+        if NONE in self.keep_largest and len(self.keep_largest) > 1:
+            raise InputError(f"--keep-largest: expected regions or {NONE}, got both")
         for text in self.keep_largest:
             _region_and_count(text)
 
@@ -187,7 +198,9 @@ class Command:
 
     def _postprocess(self, model: "Segmenter") -> "Postprocess":
         changes: dict[str, Any] = {}
-        if self.keep_largest:
+        if self.keep_largest == (NONE,):
+            changes["largest"] = {}
+        elif self.keep_largest:
             changes["largest"] = {**model.postprocess.largest, **dict(map(_region_and_count, self.keep_largest))}
         if self.lesions_inside is not None:
             changes["lesions_inside"] = self.lesions_inside
