@@ -244,6 +244,8 @@ def test_nothing_found_is_a_seg_of_nothing_or_a_plain_word(hlfd, model: Path, tm
     write_series(tmp_path / "in", np.full(SHAPE, -1000, np.int16) + np.arange(9, dtype=np.int16))
     ended = hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "labels.dcm")
     assert ended.code == 0, ended.err
+    seg = highdicom.seg.segread(tmp_path / "labels.dcm")
+    assert seg.number_of_segments == 1 and not seg.pixel_array.any()
 
 
 def test_a_real_series(hlfd, model: Path, tmp_path: Path, shared_data: Path):
