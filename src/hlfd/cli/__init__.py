@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 from importlib import import_module
+from typing import Any, cast
 
 import typer
 
 from hlfd.cli._app import app
 
 INTERRUPTED = 130
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, or that of the copy in newer typers
 
 for module in (
     "whole",
@@ -33,7 +35,7 @@ def main() -> None:
     from hlfd import progress
     from hlfd.errors import InputError
 
-    ended, usage_error = list[int](), typer.BadParameter.__bases__[0]
+    ended: list[int] = []
 
     def end(number: int, _: object) -> None:
         ended.append(number)
@@ -49,8 +51,8 @@ def main() -> None:
                 print("hlfd: interrupted; what is finished stays", file=sys.stderr)
             code = 128 + ended[0] if ended else INTERRUPTED
         sys.exit(code if isinstance(code, int) else 0)
-    except usage_error as error:
-        _stop(error.format_message(), 2)
+    except UsageError as error:
+        _stop(cast(Any, error).format_message(), 2)
     except InputError as error:
         _stop(str(error), 2)
     except OSError as error:

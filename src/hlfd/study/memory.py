@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 
@@ -35,9 +36,8 @@ def measure_all(folders: Sequence[Path], size: Sequence[int]) -> int:
     Returns:
         exit code of the first that fails, at which it ends; else 0.
     """
-    import hlfd.cost
-    import hlfd.segmenter  # noqa: F401
-
+    for shared in ("torch", "hlfd.cost", "hlfd.segmenter"):
+        import_module(shared)
     for folder in folders:
         child = os.fork()
         if not child:
