@@ -46,6 +46,17 @@ def test_a_flip_of_a_real_trunk_shows(scan, axis: int):
     assert (found.lungs_ml[0] > 4 * found.lungs_ml[1]) == (axis == 2)
 
 
+def test_a_series_beside_a_scan_that_is_not_its_own(shared_data: Path):
+    root = shared_data / "totalsegmentator"
+    report = check_root(root, workers=1)
+    (facts,) = report.data.cases
+    assert facts.case.label == (root / "ct_dicom_segmentation.nii.gz",)
+    found = {finding.code: finding.text for finding in report.findings}
+    assert set(found) == {"unpaired", "unused-file"}
+    assert "ct_3mm_segmentation.nii.gz: has no series it belongs to" in found["unpaired"]
+    assert found["unused-file"].endswith("1 NIfTI files belong to no case: ct_3mm.nii.gz")
+
+
 def test_labels_without_images(shared_data: Path):
     root = shared_data / "kits19_masks"
     if not root.is_dir():

@@ -154,7 +154,7 @@ def test_lossless_jpeg(tmp_path: Path):
 def test_enhanced_frames_in_any_order_and_tilted(tmp_path: Path):
     affine = ct_affine((0.7, 0.9, 3), 12)
     hu, _ = write_enhanced(tmp_path / "one.dcm", None, affine)
-    image = dicom.read_series(tmp_path / "one.dcm")  # the file itself
+    image = dicom.read_series(str(tmp_path / "one.dcm"))  # the file itself
     np.testing.assert_array_equal(image.volume.voxels, hu)
     np.testing.assert_allclose(image.volume.affine, affine, atol=1e-5)
     assert image.series.images == 6 and len(image.series.files) == 1
@@ -168,6 +168,28 @@ def test_a_compression_nobody_can_decode(tmp_path: Path):
         data.save_as(path)
     with pytest.raises(InputError, match=r"IM.*: its compression can't be read here \(.*MPEG-4"):
         dicom.read_series(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["DOE^JOHN-12", "O'NEIL^JO-1"])
+def test_what_a_decoder_quotes_is_not_said(tmp_path: Path, value: str):
+    write_series(tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"MONOCHROME2", value.encode()))
+    with pytest.raises(InputError, match=r"can't be decoded: Unknown \(0028,0004\) \.\.\. value \.\.\.$"):
+        dicom.read_series(tmp_path)
+
+
+def test_the_cause_a_decoder_gives_is_said(tmp_path: Path):
+    write_series(tmp_path, phantom_hu((40, 36, 2)), syntax=COMPRESSED["rle"])
+    for path in tmp_path.iterdir():
+        data = pydicom.dcmread(path)
+        data.Rows = 37
+        data.save_as(path)
+    with pytest.raises(
+        InputError, match=r"can't be decoded: pydicom: .*amount of decoded RLE .* doesn't match"
+    ) as caught:
+        dicom.read_series(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_each_slice_has_its_own_rescale(tmp_path: Path):

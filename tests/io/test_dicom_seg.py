@@ -227,6 +227,11 @@ def test_what_is_refused(tmp_path: Path):
         dicom.read_seg(path, Volume(labels.voxels[:, :, :3], labels.affine))
     with pytest.raises(InputError, match="expected one DICOM SEG, got 0"):
         dicom.read_seg(tmp_path / "ct", image.volume)
+    huge = pydicom.dcmread(path)
+    huge.Rows = huge.Columns = 16000
+    huge.save_as(tmp_path / "huge.dcm")
+    with pytest.raises(InputError, match=r"huge\.dcm is cut off: expected \d{8,} bytes of pixels, got \d{4,5}$"):
+        dicom.read_seg(tmp_path / "huge.dcm", image.volume)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"seg\.dcm: expected a whole DICOM SEG"):
         dicom.read_seg(path, image.volume)

@@ -193,6 +193,42 @@ def test_where_a_label_map_may_lie(tmp_path: Path, place: Callable[[Path, np.nda
     np.testing.assert_array_equal(source.read_label(source.cases[0]).voxels, blobs(0))
 
 
+@pytest.mark.parametrize("name", ["ct_seg.nii.gz", "z_Segmentation.NII.GZ", "ct/labels.nii"])
+def test_a_converted_image_is_no_label_map(tmp_path: Path, name: str):
+    hu, affine = write_series(tmp_path / "ct")
+    for place in ("ct.nii.gz", "a.nii.gz", "ct/a.nii"):
+        nifti_for(affine, tmp_path / place, hu)
+    nifti_for(affine, tmp_path / name, blobs(0))
+    source = build(tmp_path)
+    (case,) = source.cases
+    assert case.label == (tmp_path / name,)
+    np.testing.assert_array_equal(source.read_label(case).voxels, blobs(0))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_series_folders_of_one_name(tmp_path: Path, apart: bool):
+    labels = tmp_path / "labels" if apart else tmp_path / "root"
+    for n in range(3):
+        hu, affine = write_series(
+            tmp_path / "root" / f"p{n}" / "ct", series=f"1.2.{n}", study=f"1.3.{n}", seed=n, PatientID=f"P{n}"
+        )
+        (labels / f"p{n}").mkdir(parents=True, exist_ok=True)
+        moved = affine + np.eye(4, k=3) * (n == 2)
+        nifti_for(
+            moved, labels / f"p{n}" / ("ct.nii.gz" if apart else "ct_seg.nii.gz"), (hu > 500 * n).astype(np.uint8)
+        )
+    source = build(tmp_path / "root", label_folder=labels if apart else None)
+    assert len(source.cases) == 3
+    for case in source.cases:
+        n = int(case.image[0].parent.parent.name[1])
+        assert case.label == (labels / f"p{n}" / ("ct.nii.gz" if apart else "ct_seg.nii.gz"),)
+        if n == 2:
+            with pytest.raises(InputError, match="the affines differ, a corner lies 1 mm away"):
+                source.read_label(case)
+        else:
+            np.testing.assert_array_equal(source.read_label(case).voxels, source.read_image(case).voxels > 500 * n)
+
+
 def test_two_phases_of_one_patient_and_a_label_map_for_one(tmp_path: Path):
     write_series(tmp_path / "patient" / "a", series="1.2.1", seed=1)
     moved = ct_affine()
@@ -216,17 +252,29 @@ def test_what_is_refused(tmp_path: Path):
     nifti_for(affine, tmp_path / "ct.nii.gz", blobs(0) * 3)
     with pytest.raises(InputError, match=r"ct\.nii\.gz: unknown label values 3, 6"):
         source.read_label(case)
-    shutil.copy(tmp_path / "ct.nii.gz", tmp_path / "ct_label.nii.gz")
-    with pytest.raises(InputError, match=r"ct_label\.nii\.gz: belongs to series .* as .*ct\.nii\.gz does"):
-        build(tmp_path)
-    (tmp_path / "ct_label.nii.gz").rename(tmp_path / "who.nii.gz")
+    for one, other in (("ct_label", "ct_seg"), ("ct", dicom.list_series(tmp_path)[0].key)):
+        for name in (one, other):
+            shutil.copy(tmp_path / "ct.nii.gz", tmp_path / f"{name}.nii.gz~")
+        (tmp_path / "ct.nii.gz").unlink()
+        for path in tmp_path.glob("*~"):
+            path.rename(path.with_suffix(".gz"))
+        with pytest.raises(InputError, match=rf"belongs to series .* as .*({one}|{other})\.nii\.gz does"):
+            build(tmp_path)
+        (tmp_path / f"{other}.nii.gz").unlink()
+        (tmp_path / f"{one}.nii.gz").rename(tmp_path / "ct.nii.gz")
+    shutil.copy(tmp_path / "ct.nii.gz", tmp_path / "who.nii.gz")
     write_series(tmp_path / "ct2", series="1.2.2")
     with pytest.raises(InputError, match=r"who\.nii\.gz: has 2 series it may belong to"):
         build(tmp_path)
     nifti_for(affine + np.eye(4, k=3), tmp_path / "who.nii.gz", blobs(0))
-    with pytest.raises(InputError, match=r"who\.nii\.gz: has no series it belongs to"):
+    assert sum(case.label is not None for case in build(tmp_path).cases) == 1  # it may be anything
+    (tmp_path / "who.nii.gz").rename(tmp_path / "who_seg.nii.gz")
+    with pytest.raises(InputError, match=r"who_seg\.nii\.gz: has no series it belongs to"):
         build(tmp_path)
-    (tmp_path / "who.nii.gz").unlink()
+    (tmp_path / "who_seg.nii.gz").write_bytes(b"no NIfTI")
+    with pytest.raises(InputError, match=r"who_seg\.nii\.gz: expected a whole NIfTI file"):
+        build(tmp_path)
+    (tmp_path / "who_seg.nii.gz").unlink()
     seg_for(tmp_path / "ct", tmp_path / "seg.dcm", blobs(0))
     with pytest.raises(InputError, match=r"has a NIfTI label map and a DICOM SEG .*'label_folder'"):
         build(tmp_path)

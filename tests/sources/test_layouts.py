@@ -58,6 +58,19 @@ def test_prepared_and_on_its_own_grid(layouts, three, threshold, tmp_path: Path,
         np.testing.assert_allclose((np.asarray(image[:], np.float32) + 1) * 250 - 200, expected, atol=0.5)
 
 
+@pytest.mark.parametrize("layout", ["kits", "kits21", "lits", "pairs"])
+def test_suffixes_in_capitals(layouts, three, tmp_path: Path, layout: str):
+    root = layouts[layout](tmp_path / "data", three)
+    for path in root.rglob("*.nii*"):
+        stem = path.name.partition(".")[0]
+        path.rename(path.with_name(stem + path.name[len(stem) :].upper()))
+    source = opened(root)
+    assert len(source.cases) == 3
+    for case, (ct, mask) in zip(source.cases, three.values(), strict=True):
+        np.testing.assert_array_equal(source.read_image(case).voxels, ct.voxels)
+        np.testing.assert_array_equal(source.read_label(case).voxels, mask.voxels)
+
+
 @given(data=st.data())
 def test_any_affine_any_crop_labels_and_places_come_back(
     layouts, affines, threshold, tmp_path_factory: pytest.TempPathFactory, data

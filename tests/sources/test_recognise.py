@@ -1,6 +1,7 @@
 """The layout of a folder says which source it is for."""
 
 import json
+import shutil
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dicom_files import write_series
 from hlfd import recipe
+from hlfd.doctor import check_root
 from hlfd.errors import InputError
-from hlfd.sources import recognise
+from hlfd.sources import open_source, recognise
 
 NAMES = {
     "kits": "kits",
@@ -70,9 +73,69 @@ def test_a_zip_with_damaged_members_is_no_dicom(tmp_path: Path):
     whole = bytearray(path.read_bytes())
     whole[40:60] = bytes(255 - b for b in whole[40:60])
     path.write_bytes(whole)
-    for root in (path, path.parent):
-        with pytest.raises(InputError, match="expected the layout of a source"):
-            recognise(root)
+    with pytest.raises(InputError, match="expected the layout of a source"):
+        recognise(path.parent)
+
+
+def zipped(path: Path, content: bytes) -> bytes:
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        archive.writestr("one/IM1", content)
+    return path.read_bytes()
+
+
+def cut(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+def encrypted(whole: bytes) -> bytes:
+    flags = whole.find(b"PK\1\2") + 8  # in the directory
+    return whole[:flags] + b"\1" + whole[flags + 1 :]
+
+
+def bomb(whole: bytes) -> bytes:
+    return whole.replace((500).to_bytes(4, "little"), (3 * 2**30).to_bytes(4, "little"))
+
+
+ZIPS = {
+    cut: "expected a whole zip, it can't be read: File is not a zip file",
+    encrypted: "can't be read from the zip: .* is encrypted",
+    bomb: "claim to hold 3 GiB, refused above 200 times",
+}
+
+
+@pytest.mark.parametrize("source", [None, "dicom"])
+@pytest.mark.parametrize(("spoil", "message"), ZIPS.items())
+def test_a_zip_alone_says_what_is_wrong_with_it(tmp_path: Path, spoil, message: str, source: str | None):
+    path = tmp_path / "x.zip"
+    path.write_bytes(spoil(zipped(path, (DICOM * 50)[:500])))
+    with pytest.raises(InputError, match=message) as caught:
+        check_root(path, source, workers=1)
+    assert str(caught.value).startswith(str(path)) and len(str(caught.value)) < 2 * len(str(path)) + 120
+
+
+@pytest.mark.parametrize("source", [None, "dicom", "kits", "lits", "msd", "nnunet", "slices"])
+def test_data_elsewhere_are_not_read(source: str | None):
+    with pytest.raises(InputError, match=r"^s3://bucket/kits.*: data are read from local disks: .*aws s3 sync"):
+        check_root(Path("s3://bucket/kits"), source, workers=1)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path, layouts, three):
+    store = tmp_path / "store"
+    layouts["lits"](store, three)
+    write_series(store / "scan")
+    root, scans = tmp_path / "root", tmp_path / "scans"
+    root.mkdir()
+    scans.mkdir()
+    for n in (1, 2):
+        (root / f"batch {n}").symlink_to(store / f"Training Batch {n}")
+    (scans / "patient").symlink_to(store / "scan")
+    assert recognise(root) == "lits"
+    assert len(open_source("lits", root, {}).cases) == 3
+    assert recognise(scans) == "dicom"
+    (root / "more").symlink_to(store / "Training Batch 1" / "volume-0.nii")
+    shutil.copy(store / "Training Batch 1" / "volume-0.nii", store / "Training Batch 1" / "other.nii")
+    (found,) = [f for f in check_root(root, workers=1).findings if f.code == "unused-file"]
+    assert "batch 1/other.nii" in found.text
 
 
 @pytest.mark.parametrize("content", [DICOM, BARE])

@@ -1,6 +1,7 @@
 """Check a data set: find its cases, read each once in worker processes, apply the checks."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,8 @@ from hlfd.doctor.facts import CaseFacts, examine
 from hlfd.doctor.registry import DataSet
 from hlfd.doctor.report import Report, judge
 from hlfd.errors import InputError, collecting
+from hlfd.io import nifti
+from hlfd.io.files import files_below
 from hlfd.labels import Labels
 from hlfd.progress import progress
 from hlfd.sources import open_source, recognise
@@ -115,9 +118,10 @@ def _unused(root: Path, cases: Sequence[Case], complaints: list[str]) -> tuple[P
     """NIfTI files below the root that neither a case nor a complaint is about."""
     used = {path for case in cases for path in (*case.image, *(case.label or ()))}
     found: list[Path] = []
-    for path in sorted(root.rglob("*.nii*")) if root.is_dir() else []:
+    for path in filter(nifti.suffix_of, files_below(root)) if root.is_dir() else ():
         words = (path.name.split(".")[0], *((str(path.parent),) if path.parent != root else ()))
-        if path.name[0] != "." and path not in used and not any(word in text for word in words for text in complaints):
+        named = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))  # case_1 is not in case_10
+        if path not in used and not any(map(named.search, complaints)):
             found.append(path)
     return tuple(found)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,15 @@ def files_below(root: Path) -> Generator[Path]:
             path = Path(folder, name)
             if not name.startswith(".") and path.is_file():
                 yield path
+
+
+def no_such(path: Path, kind: str = "folder") -> InputError:
+    """The `InputError` for a path that isn't there, which says so if it is an address of data elsewhere."""
+    scheme, colon, rest = str(path).partition(":/")  # a `Path` has one slash of two
+    if colon and re.fullmatch(r"[a-z][a-z0-9+.-]+", scheme):
+        url = f"{scheme}://{rest.lstrip('/')}"
+        return InputError(f"{url}: data are read from local disks: mount it, or copy it first (as aws s3 sync does)")
+    return InputError(f"{path}: no such {kind}")
 
 
 def content_key(path: Path) -> str:

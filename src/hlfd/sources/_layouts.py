@@ -9,6 +9,7 @@ from typing import Any
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError, nearest, unreadable
 from hlfd.io import nifti
+from hlfd.io.files import no_such
 from hlfd.labels import Labels
 from hlfd.volume import Volume
 
@@ -19,7 +20,7 @@ ABDOMEN_HU = (-160.0, 240.0)
 def require_folder(root: Path) -> Path:
     """``root`` if it is a folder, else `InputError`."""
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
+        raise no_such(root)
     return root
 
 
@@ -57,21 +58,22 @@ def nifti_source(
     return DataSource(name, cases, labels, window_hu, read_image, read_label, notes, splits, test)
 
 
-def existing(folder: Path, stem: str) -> Path | None:
-    """``folder/stem.nii.gz`` or ``folder/stem.nii``, whichever exists."""
-    return next((folder / (stem + s) for s in nifti.SUFFIXES if (folder / (stem + s)).is_file()), None)
+def existing(folder: Path, name: str) -> Path | None:
+    """``folder/name.nii.gz`` or ``folder/name.nii``, whichever exists."""
+    return max((path for path in nifti_files(folder) if stem(path) == name), default=None)
 
 
 def nifti_files(folder: Path) -> list[Path]:
     """The NIfTI files of a folder in the order of their names, without hidden ones; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.endswith(nifti.SUFFIXES) and p.name[0] != "." and p.is_file())
+    return sorted(p for p in folder.iterdir() if nifti.suffix_of(p) and p.name[0] != "." and p.is_file())
 
 
 def stem(path: Path) -> str:
-    """The name without ``.nii`` or ``.nii.gz``."""
-    return next((path.name.removesuffix(s) for s in nifti.SUFFIXES if path.name.endswith(s)), path.stem)
+    """The name without ``.nii`` or ``.nii.gz``, in capitals or not."""
+    suffix = nifti.suffix_of(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
 
 
 def by_number(text: str) -> tuple[int, str]:

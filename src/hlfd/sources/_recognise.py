@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 from hlfd import plugins
 from hlfd.errors import InputError
 from hlfd.io import dicom
+from hlfd.io.files import files_below, no_such
 
 DICOM_LAYOUT = "a folder, a tree of folders or a zip of DICOM files"
 _LOOKED_AT = 2000
@@ -26,7 +27,7 @@ def recognise(root: Path) -> str:
         InputError: no such folder; none of the layouts, with what was looked for and what is there.
     """
     if not root.exists():
-        raise InputError(f"{root}: no such folder")
+        raise no_such(root)
     found = _recognised(root)
     if found is not None:
         return found
@@ -59,10 +60,10 @@ def _modules() -> Iterator[tuple[str, Any]]:
 
 
 def holds_dicom(root: Path) -> bool:
-    """Whether a file, one in a folder's tree, or in a zip, begins as DICOM does."""
+    """Whether a file is a zip or begins as DICOM does; whether one in a folder's tree, or in a zip there, does."""
     if root.is_file():
-        return _zip_holds_dicom(root) if root.suffix.lower() == ".zip" else _is_dicom(root)
-    files = islice((path for path in root.rglob("*") if path.is_file()), _LOOKED_AT)
+        return root.suffix.lower() == ".zip" or _is_dicom(root)  # what is wrong with a zip is said where it is read
+    files = islice(files_below(root), _LOOKED_AT)
     return any(_zip_holds_dicom(path) if path.suffix.lower() == ".zip" else _is_dicom(path) for path in files)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ import numpy as np
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError, complain
 from hlfd.io import dicom, nifti
+from hlfd.io.files import files_below
 from hlfd.labels import BACKGROUND, Labels, LabelValues, RegionNames, Task, for_task, from_names
 from hlfd.progress import progress
 from hlfd.sources import _layouts
@@ -192,46 +194,72 @@ def _notes(root: Path, objects: Mapping[str, Sequence[dicom.Header]], stray: Seq
     several = sum(len(headers) > 1 for headers in objects.values())
     said = [f"{several} series have several SEG objects, whose segments are read together"] if several else []
     said += [f"{len(stray)} SEG objects refer to no series here and are left out"] if stray else []
-    packed = sum(item.member is not None and item.name.lower().endswith(nifti.SUFFIXES) for item in dicom.items(root))
+    packed = sum(item.member is not None and bool(nifti.suffix_of(Path(item.name))) for item in dicom.items(root))
     said += [f"{packed} NIfTI files in zips are not read: unpack label maps beside the series"] if packed else []
     return tuple(said)
 
 
 def _nifti_labels(root: Path, apart: Path | None, series: Mapping[str, dicom.Series]) -> dict[str, Path]:
+    """Label maps by case: files that say they are one before others, a series' name before a place, the nearest series
+    of that name, and the one on whose grid it lies. What doesn't say it is a label map may be something else.
+    """
     folder = root if apart is None else _layouts.require_folder(apart)
-    files = sorted(p for p in folder.rglob("*") if p.name.endswith(nifti.SUFFIXES) and not p.name.startswith("."))
-    found: dict[str, Path] = {}
+    files = [path for path in files_below(folder) if nifti.suffix_of(path)] if folder.is_dir() else []
+    folders = {name: _folders(root, one) for name, one in series.items()}
+    called = {name: {name, one.key} | folders[name] | _homes(root, one) for name, one in series.items()}
+    wanted: list[tuple[bool, bool, Path, list[str]]] = []
     for path in files:
-        stem = _SAYS_LABEL.sub("", _layouts.stem(path))
-        names = [name for name, one in series.items() if stem in _names(root, name, one)]
-        if not names:  # it lies with the slices of one series, or over them
+        stem = _layouts.stem(path)
+        plain = apart is None and _SAYS_LABEL.search(stem) is None
+        names = [name for name in series if _SAYS_LABEL.sub("", stem) in called[name]]
+        placed = not names
+        if placed:  # it lies with the slices of one series, or over them
             names = [name for name, one in series.items() if any(path.parent in file.parents for file in one.files)]
-        if len(names) > 1:
-            label = nifti.read_grid(path)
-            names = [name for name in names if _fits(_grid(series[name]), label)]
+        shared = {name: len(folders[name].intersection(path.relative_to(folder).parent.parts)) for name in names}
+        nearest = [name for name in names if shared[name] == max(shared.values())]
+        wanted.append((plain, placed, path, nearest))
+    found: dict[str, Path] = {}
+    for plain, placed, path, names in sorted(wanted):
+        if len(names) > 1 or any(name in found for name in names) or (plain and placed):
+            try:
+                names = _lying_on(path, {name: series[name] for name in names})  # noqa: PLW2901
+            except InputError as error:
+                complain(str(error))
+                continue
+        taken = len(names) == 1 and found.get(names[0])
+        if plain and (not names or (taken and _SAYS_LABEL.search(_layouts.stem(taken)))):
+            continue
         if len(names) != 1:
             what = "no series it belongs to" if not names else f"{len(names)} series it may belong to"
             complain(f"{path}: has {what}: expected it under the name of a series' folder, case id or key")
-        elif names[0] in found:
-            complain(f"{path}: belongs to series {series[names[0]].key} as {found[names[0]]} does")
+        elif taken:
+            complain(f"{path}: belongs to series {series[names[0]].key} as {taken} does")
         else:
             found[names[0]] = path
     return found
 
 
-def _names(root: Path, name: str, series: dicom.Series) -> set[str]:
-    folders = {part for file in series.files for part in _below(root, file).parent.parts}
+def _folders(root: Path, series: dicom.Series) -> set[str]:
+    """Names of the folders below the root that a series lies in."""
+    return {part for file in series.files for part in _below(root, file).parent.parts}
+
+
+def _homes(root: Path, series: dicom.Series) -> set[str]:
+    """Names of the root and of the zips that a series lies in."""
     zips = {file.stem for file in series.files if file.suffix.lower() == ".zip"}
-    return {name, series.key, root.stem if root.is_file() else root.name} | folders | zips
+    return {root.stem if root.is_file() else root.name} | zips
 
 
 def _below(root: Path, file: Path) -> Path:
     return file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
 
 
-def _fits(grid: Volume, label: Volume) -> bool:
-    try:
-        grid.require_same_grid(label.with_axes_of(grid), "")
-    except InputError:
-        return False
-    return True
+def _lying_on(path: Path, series: Mapping[str, dicom.Series]) -> list[str]:
+    """Names of the series on whose grid a label map lies."""
+    label, names = nifti.read_grid(path), list[str]()
+    for name, one in series.items():
+        grid = _grid(one)
+        with suppress(InputError):
+            grid.require_same_grid(label.with_axes_of(grid), "")
+            names.append(name)
+    return names

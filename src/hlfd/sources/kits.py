@@ -16,7 +16,7 @@ Year = Literal[2019, 2021, 2023]
 
 def recognises(root: Path) -> bool:
     """Whether there are cases in folders of their own, or the folder is one of them."""
-    return any(_has(folder, name) for folder in _folders(root) for name in ("imaging", "segmentation", MAJORITY))
+    return any(map(_is_case, _folders(root)))
 
 
 def build(
@@ -86,9 +86,13 @@ def _folders(root: Path) -> list[Path]:
         return [root]
     for home in (root, root / "data", root / "dataset"):
         folders = sorted(p for p in home.iterdir() if p.is_dir()) if home.is_dir() else []
-        if any(_has(folder, name) for folder in folders for name in ("imaging", "segmentation", MAJORITY)):
+        if any(map(_is_case, folders)):
             return folders
     return []
+
+
+def _is_case(folder: Path) -> bool:
+    return any(_layouts.stem(path) in ("imaging", "segmentation", MAJORITY) for path in _layouts.nifti_files(folder))
 
 
 def _has(folder: Path, stem: str) -> bool:

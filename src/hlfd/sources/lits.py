@@ -1,6 +1,7 @@
 """LiTS17 layout: ``volume-N.nii`` and ``segmentation-N.nii``, in one folder or in the batches they come in."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError, complain
 from hlfd.io import nifti
+from hlfd.io.files import files_below
 from hlfd.labels import LabelValues, RegionNames, Task, for_task, from_names
 from hlfd.sources import _layouts
 from hlfd.volume import Volume
@@ -18,8 +20,8 @@ IRCAD = range(28, 48)
 """Volumes that are patients of 3D-IRCADb-01. They were published with an identity as affine, so that their spacing is
 lost (github.com/PatrickChrist/LITS-CHALLENGE/issues/14)."""
 
-_NAME = re.compile(r"(?P<case>(test-)?volume-(?P<number>\d+))\.nii(\.gz)?$")
-_LABEL = re.compile(r"segmentation-(?P<number>\d+)\.nii(\.gz)?$")
+_NAME = re.compile(r"(?P<case>(test-)?volume-(?P<number>\d+))(?i:\.nii(\.gz)?)$")
+_LABEL = re.compile(r"segmentation-(?P<number>\d+)(?i:\.nii(\.gz)?)$")
 
 
 def recognises(root: Path) -> bool:
@@ -28,9 +30,12 @@ def recognises(root: Path) -> bool:
     """
     if not root.is_dir():
         return False
-    named = [path for path in root.rglob("*.nii*") if _NAME.match(path.name) or _LABEL.match(path.name)]
+    files = list[Path]()
+    with suppress(InputError):  # a folder that can't be read is said where the data are
+        files += files_below(root)
+    named = [path for path in files if _NAME.match(path.name) or _LABEL.match(path.name)]
     others = {path.parent.parent for path in named if path.parent.name == "labels" and _NAME.match(path.name)}
-    others |= {path.parent for path in root.rglob("dataset.json")} if named else set()
+    others |= {path.parent for path in files if path.name == "dataset.json"}
     return any(others.isdisjoint(path.parents) for path in named)
 
 
@@ -57,7 +62,7 @@ def build(
 
     HU window -40..160 (HLFD paper). Volumes without a segmentation are cases without labels.
     """
-    files = [path for path in sorted(_layouts.require_folder(root).rglob("*.nii*")) if path.is_file()]
+    files = list(files_below(_layouts.require_folder(root)))
     segmentations = _once(files, _LABEL, "number")
     images = _once(files, _NAME, "case")
     cases: list[Case] = []

@@ -14,8 +14,12 @@ CT = {
 }
 SEG = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}  # segmentation, label map segmentation
 DIRECTORY = "1.2.840.10008.1.3.10"
-MAX_FRAMES = 2**16
+MAX_FRAMES, MAX_SIDE = 2**16, 2**14
 SUFFIXES = (".dcm", ".dicom", ".ima")
+EMPTY = "is empty or begins with zeros"
+DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
+DENSEST = {DEFLATED: 1032, RLE: 64}
+"""Compressions that make a byte out of at most so many."""
 TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -51,8 +55,7 @@ TAGS = [
     "FrameOfReferenceUID",
 ]
 
-Kind = Literal["image", "seg", "aside", "damaged"]
-
+Kind = Literal["image", "seg", "aside", "damaged", "foreign"]
 
 _BARE = tuple(bytes((8, 0, element, 0)) for element in (0x00, 0x05, 0x08, 0x16))
 """How files begin that leave out preamble and magic number: group 8, in little endian."""
@@ -80,7 +83,7 @@ class Frame:
         rescale: slope and intercept; None: not given.
         units: RescaleType.
         tilt: GantryDetectorTilt, degrees; what counts is the positions.
-        raw_bytes: of the object's pixels if they are not compressed, else 0.
+        pixel_bytes: what the object's pixels take at least, 0 where a compression knows no such bound; what there is.
     """
 
     item: Item
@@ -97,8 +100,18 @@ class Frame:
     rescale: tuple[float, float] | None
     units: str
     tilt: float
-    raw_bytes: int
+    pixel_bytes: tuple[int, int]
     localizer: bool
+
+    @property
+    def overclaim(self) -> str:
+        """How its header claims more than the file can hold or than is read; empty if it doesn't."""
+        if max(self.rows, self.columns) > MAX_SIDE:
+            return f"{self.item} claims {self.columns} x {self.rows} pixels, refused above {MAX_SIDE} a side"
+        least, found = self.pixel_bytes
+        if found < least:
+            return f"{self.item} is cut off: expected {least} bytes of pixels, got {found}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,7 +119,8 @@ class Header:
     """One object.
 
     Attributes:
-        kind: a CT image, a segmentation, something to set aside (``what`` says what), or damaged (and why).
+        kind: a CT image, a segmentation, something to set aside (``what`` says what), damaged (and why), or foreign: no
+            DICOM by name and content.
         series: hash of the series' UID, empty if it has none.
         study: hash of the study's UID, or of what else tells that images belong together; empty if nothing does.
         patient: hash of the patient's ID, empty if it has none.
@@ -127,7 +141,7 @@ class Header:
 
 
 def read_header(item: Item, file: IO[bytes]) -> Header | None:
-    """The header of an object, None for what is no DICOM or only a DICOMDIR. The pixels are not read."""
+    """The header of an object, None for a DICOMDIR. The pixels are not read."""
     pydicom = library()
     named = item.name.lower().endswith(SUFFIXES)
     try:
@@ -136,22 +150,35 @@ def read_header(item: Item, file: IO[bytes]) -> Header | None:
     except Exception:  # a damaged zip
         return Header(item, "damaged", "can't be read")
     if not begins_as_dicom(start):
-        return Header(item, "damaged", "is no DICOM file") if named else None
+        kind = "damaged" if named else "foreign"
+        return Header(item, kind, "is no DICOM file" if start.strip(b"\0") else EMPTY)
     bare = start[128:] != b"DICM"
     try:
         with quiet():
             data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=bare)
-            return _header(item, data)
+            whole = data.file_meta.get("TransferSyntaxUID") == DEFLATED
+            return _header(item, data, item.size - (0 if whole else file.tell()))
     except Exception:  # a damaged header makes pydicom raise anything, and quote it
-        return Header(item, "damaged", "has a damaged header") if named or not bare else None
+        return Header(item, "foreign" if bare and not named else "damaged", "has a damaged header")
 
 
-def _header(item: Item, data: Any) -> Header | None:
+def _header(item: Item, data: Any, left: int) -> Header | None:
+    """The header of a data set after which so many bytes are left for the pixels."""
     meta = data.file_meta
-    sop_class = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    classes = {str(uid) for uid in (data.get("SOPClassUID"), meta.get("MediaStorageSOPClassUID")) if uid}
     modality = str(data.get("Modality") or "")
-    if sop_class == DIRECTORY or not (sop_class or modality):
-        return None if sop_class else Header(item, "damaged", "has a damaged header")
+    if DIRECTORY in classes:
+        return None
+    is_ct = not classes.isdisjoint(CT)
+    wrong = {
+        "ends before its pixels": is_ct and left <= 0,
+        "has no Modality": not modality,
+        "says that it is two kinds of object": len(classes) > 1,
+        "has no Rows and Columns": is_ct and not (data.get("Rows") and data.get("Columns")),
+    }
+    if any(wrong.values()):
+        return Header(item, "damaged", next(what for what, holds in wrong.items() if holds))
+    sop_class = next(iter(classes), "")
     series, study = (str(data.get(name) or "") for name in ("SeriesInstanceUID", "StudyInstanceUID"))
     common: dict[str, Any] = {
         "series": hashed(series) if series else "",
@@ -162,16 +189,14 @@ def _header(item: Item, data: Any) -> Header | None:
     uid = hashed(str(data.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or item), 16)
     if sop_class in SEG:
         return Header(item, "seg", "SEG", uid=uid, references=_references(data), **common)
-    if sop_class in CT and not (data.get("Rows") and data.get("Columns")):
-        return Header(item, "damaged", "has no Rows and Columns", **common)
-    if modality != "CT" or (sop_class and sop_class not in CT):
-        what = "CT that is no CT image" if modality == "CT" else modality or "no modality"
+    if modality != "CT" or (sop_class and not is_ct):
+        what = "CT that is no CT image" if modality == "CT" else modality
         return Header(item, "aside", what, **common)
-    return Header(item, "image", "CT", frames=tuple(frames_of(item, data, uid)), **common)
+    return Header(item, "image", "CT", frames=tuple(frames_of(item, data, uid, left)), **common)
 
 
-def frames_of(item: Item, data: Any, uid: str) -> list[Frame]:
-    """The frames of an object, an image or a segmentation, in their order there."""
+def frames_of(item: Item, data: Any, uid: str, left: int) -> list[Frame]:
+    """The frames of an object, an image or a segmentation, in their order there; ``left``: bytes of its pixels."""
     count = int(data.get("NumberOfFrames") or 1)
     if not 0 < count <= MAX_FRAMES:
         raise ValueError("frames")
@@ -181,15 +206,13 @@ def frames_of(item: Item, data: Any, uid: str) -> list[Frame]:
     shared_groups = data.get("SharedFunctionalGroupsSequence")
     shared = shared_groups[0] if shared_groups else None
     syntax = data.file_meta.get("TransferSyntaxUID")
-    bits = int(data.get("BitsAllocated") or 16)
-    raw = 0 if syntax is not None and (syntax.is_compressed or syntax.is_deflated) else bits // 8
-    return [
-        _frame(item, data, uid, index, (own, shared, data), raw * int(data.Rows) * int(data.Columns) * count)
-        for index, own in enumerate(groups)
-    ]
+    raw = int(data.get("BitsAllocated") or 16) * int(data.Rows) * int(data.Columns) * count // 8
+    densest = DENSEST.get(str(syntax), 0 if syntax is not None and syntax.is_compressed else 1)
+    least = raw // densest if densest else 0
+    return [_frame(item, data, uid, index, (own, shared, data), (least, left)) for index, own in enumerate(groups)]
 
 
-def _frame(item: Item, data: Any, uid: str, index: int, levels: tuple[Any, ...], raw_bytes: int) -> Frame:
+def _frame(item: Item, data: Any, uid: str, index: int, levels: tuple[Any, ...], pixel_bytes: tuple[int, int]) -> Frame:
     def find(name: str, group: str) -> Any:
         """The attribute in its functional group, of the frame or shared by all; or in the object itself."""
         for level in levels:
@@ -233,7 +256,7 @@ def _frame(item: Item, data: Any, uid: str, index: int, levels: tuple[Any, ...],
         rescale=None if slope is None or intercept is None else (float(slope), float(intercept)),
         units=str(find("RescaleType", "PixelValueTransformationSequence") or "").strip().upper(),
         tilt=float(data.get("GantryDetectorTilt") or 0),
-        raw_bytes=raw_bytes,
+        pixel_bytes=pixel_bytes,
         localizer=any(str(kind).upper() in ("LOCALIZER", "SCOUT") for kind in kinds),
     )
 

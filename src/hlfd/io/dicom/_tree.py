@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from hlfd.errors import InputError
-from hlfd.io.files import files_below
+from hlfd.io.files import files_below, no_such
 
 MAX_MEMBER = 4 * 2**30
 MAX_RATIO, RATIO_FROM = 200, 2**30  # CT shrinks to a half or a third
@@ -41,16 +41,18 @@ class Item:
         return str(self.path.parent) if self.member is None else f"{self.path}/{PurePosixPath(self.member).parent}"
 
 
-def items(root: Path) -> list[Item]:
+def items(root: str | Path) -> list[Item]:
     """All files of a folder and the folders in it, members of zips among them; of a zip; or the one file.
 
     Raises:
         InputError: there is nothing, a folder can't be read, a zip is damaged, climbs out of its folder or is a bomb.
     """
+    root = Path(root)
     if not root.exists():
-        raise InputError(f"{root}: no such file or folder")
+        raise no_such(root, "file or folder")
     if root.is_file():
-        return _members(root) if zipfile.is_zipfile(root) else [Item(root, size=root.stat().st_size)]
+        packed = root.suffix.lower() == ".zip" or zipfile.is_zipfile(root)
+        return _members(root) if packed else [Item(root, size=root.stat().st_size)]
     found: list[Item] = []
     for path in files_below(root):
         if path.suffix.lower() == ".zip":

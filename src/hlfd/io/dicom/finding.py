@@ -27,7 +27,7 @@ class Finding:
     error: bool
 
 
-def findings(path: Path, tree: Tree | None = None) -> list[Finding]:
+def findings(path: str | Path, tree: Tree | None = None) -> list[Finding]:
     """What is wrong or worth knowing about the DICOM objects in a folder, a zip or a file, by headers; errors first.
 
     Args:

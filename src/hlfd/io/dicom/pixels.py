@@ -1,6 +1,7 @@
 """A CT series as a volume in HU."""
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class DicomImage:
     series: Series
 
 
-def read_series(path: Path, series: str | None = None) -> DicomImage:
+def read_series(path: str | Path, series: str | None = None) -> DicomImage:
     """A CT series as a volume in HU.
 
     Slices are ordered by position along their normal; spacing comes from the positions; each slice has its own rescale.
@@ -88,11 +89,8 @@ def problems(series: Series) -> list[_geometry.Problem]:
     """What is wrong or worth knowing about a series, by its headers."""
     found = [_geometry.Problem("damaged-file", f"{text}, among the series' files", True) for text in series.damaged]
     found += _geometry.problems(series.frames)
-    for frame in series.frames:
-        if 0 < frame.item.size < frame.raw_bytes:
-            text = f"{frame.item} is cut off: expected {frame.raw_bytes} bytes of pixels, got {frame.item.size} in all"
-            found.append(_geometry.Problem("damaged-file", text, True))
-            break
+    if text := next(filter(None, (frame.overclaim for frame in series.frames)), ""):
+        found.append(_geometry.Problem("damaged-file", text, True))
     return found + _rescale(series.frames)
 
 
@@ -133,9 +131,7 @@ def _read_object(item: Item, file: IO[bytes], wanted: list[tuple[Frame, int]], v
                 np.multiply(stored, slope, out=voxels[k], casting="unsafe", dtype=np.float64)
                 voxels[k] += np.float32(intercept)
                 _fill(voxels[k], stored, padding)
-    except InputError:
-        raise
-    except MemoryError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # damaged pixels make the decoders raise anything
         raise InputError(f"{item}: {_reason(error)}") from None
@@ -161,7 +157,9 @@ def _fill(hu: np.ndarray, stored: np.ndarray, padding: tuple[float, float] | Non
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error).splitlines() or [""])[0]
-    if "missing dependencies" in text or "is not supported" in text:
+    """What a decoder says, on one line and without what it quotes: that may be a value of the header."""
+    text = " ".join(str(error).split())
+    if "missing dependencies" in text or "Transfer Syntax UID' value" in text:  # one that pydicom has a name for
         return f"its compression can't be read here ({text[:120]}): pip install hlfd[dicom]"
-    return f"expected whole pixel data, they can't be decoded: {text[:160] or type(error).__name__}"
+    said = re.sub(r"(?<!\w)(['\"]).*?\1(?!\w)", "...", text.rpartition("all available plugins: ")[2])
+    return f"expected whole pixel data, they can't be decoded: {said[:160] or type(error).__name__}"

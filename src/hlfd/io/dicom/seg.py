@@ -71,7 +71,7 @@ class Segmentation:
         return self.grid.like(voxels)
 
 
-def read_seg(path: Path, grid: Volume) -> Segmentation:
+def read_seg(path: str | Path, grid: Volume) -> Segmentation:
     """Read a SEG (BINARY, FRACTIONAL from one half, or LABELMAP) onto the grid of the image it was made on.
 
     Args:
@@ -128,7 +128,9 @@ def _read(item: Item, file: IO[bytes], grid: Volume) -> Segmentation:
     kind = str(data.get("SegmentationType") or "BINARY")
     half = float(data.get("MaximumFractionalValue") or 1) / 2
     parts: dict[int, list[tuple[tuple[slice, ...], np.ndarray]]] = {number: [] for number in sorted(numbers)}
-    frames = frames_of(item, data, "")
+    frames = frames_of(item, data, "", item.size)
+    if text := frames[0].overclaim:
+        raise InputError(text)
     for frame, values in zip(frames, _pixels(data), strict=True):
         if kind == "LABELMAP":
             present = numbers & set(np.unique(values).tolist())

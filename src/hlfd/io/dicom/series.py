@@ -1,5 +1,6 @@
 """The CT series in a folder, a zip or a file: found by their headers alone."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 
 from hlfd.errors import InputError
 from hlfd.io.dicom import _geometry
-from hlfd.io.dicom._header import Frame, Header, read_header
+from hlfd.io.dicom._header import EMPTY, Frame, Header, read_header
 from hlfd.io.dicom._library import hashed, quiet
 from hlfd.io.dicom._tree import Item, items, opened
 from hlfd.progress import Advance
@@ -84,7 +85,7 @@ class Tree:
         series: CT series, by key.
         segmentations: headers of SEG objects, each once.
         aside: how many objects of which other kind.
-        damaged: files that are DICOM by name or content and can't be read, with the reason.
+        damaged: files that are DICOM by name, place or content and can't be read, with the reason.
     """
 
     series: tuple[Series, ...]
@@ -97,10 +98,11 @@ MANY = 4000
 """Files from which on it is worth starting processes to read their headers."""
 
 
-def scan(path: Path, advance: Advance | None = None, workers: int = 1) -> Tree:
+def scan(path: str | Path, advance: Advance | None = None, workers: int = 1) -> Tree:
     """Read all headers in a folder and the folders in it, in zips, or in one file; no pixels.
 
-    Files that aren't DICOM and DICOMDIRs are passed over; localizers, other modalities and reports are counted.
+    Files that aren't DICOM and DICOMDIRs are passed over, unless they are called like the slices they lie among or hold
+    nothing; localizers, other modalities and reports are counted.
 
     Args:
         path: folder, zip or file.
@@ -114,29 +116,43 @@ def scan(path: Path, advance: Advance | None = None, workers: int = 1) -> Tree:
     files = items(path)
     side_by_side = workers > 1 and len(files) >= MANY
     headers = _headers_by_part(files, advance, workers) if side_by_side else _headers(files, advance)
-    damaged = [header for header in headers if header.kind == "damaged"]
-    images = [header for header in headers if header.kind == "image"]
+    images, localizers = list[Header](), list[Header]()
+    for header in headers:
+        if header.kind == "image":
+            (localizers if any(frame.localizer for frame in header.frames) else images).append(header)
+    damaged = [header for header in headers if header.kind == "damaged"] + _lost(headers, images)
     aside = Counter(header.what for header in headers if header.kind == "aside")
+    aside += Counter({"localizer": len(localizers)})
     groups: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     for header in images:
         # Files stripped of their series' UID belong together if they lie together.
         groups[(header.series,) if header.series else ("", header.study, header.item.folder)].append(header)
     found: list[Series] = []
     for group in groups.values():
-        kept: list[Header] = []
-        for header in group:
-            if any(frame.localizer for frame in header.frames):
-                aside["localizer"] += 1
-            else:
-                kept.append(header)
-        if kept:
-            found += _series(kept, damaged)
+        found += _series(group, damaged)
     found.sort(key=lambda series: series.key)
     segmentations: dict[str, Header] = {}
     for header in headers:
         if header.kind == "seg":
             segmentations.setdefault(header.uid, header)
     return Tree(tuple(found), tuple(segmentations.values()), aside, tuple(f"{h.item} {h.what}" for h in damaged))
+
+
+def _lost(headers: Iterable[Header], images: Iterable[Header]) -> list[Header]:
+    """What was a slice once: among slices and called like one of them, or without a suffix and anything in it."""
+    slices = {(image.item.folder, _pattern(image.item.name)) for image in images}
+    folders = {folder for folder, _ in slices}
+
+    def lost(item: Item, what: str) -> bool:
+        nothing = what == EMPTY and "." not in item.name and item.folder in folders
+        return nothing or (item.folder, _pattern(item.name)) in slices
+
+    return [header for header in headers if header.kind == "foreign" and lost(header.item, header.what)]
+
+
+def _pattern(name: str) -> str:
+    """A file's name without its numbers, which may be hexadecimal."""
+    return re.sub(r"[0-9A-Fa-f]*\d[0-9A-Fa-f]*", "0", name)
 
 
 def _headers(files: Sequence[Item], advance: Advance | None = None) -> list[Header]:
@@ -169,7 +185,7 @@ def _deaf_to_ctrl_c() -> None:
     signal(SIGINT, SIG_IGN)  # it is for the parent alone
 
 
-def list_series(path: Path) -> list[Series]:
+def list_series(path: str | Path) -> list[Series]:
     """The CT series in a folder, the folders in it, a zip or a file, from their headers alone.
 
     Raises:
@@ -178,7 +194,7 @@ def list_series(path: Path) -> list[Series]:
     return list(_require(scan(path), path))
 
 
-def choose(tree: Tree, path: Path, series: str | None = None) -> Series:
+def choose(tree: Tree, path: str | Path, series: str | None = None) -> Series:
     """The one series of a tree, or the one that is named by key, by series instance UID or by series number.
 
     Raises:
@@ -201,7 +217,7 @@ def choose(tree: Tree, path: Path, series: str | None = None) -> Series:
     return next(iter(found))
 
 
-def _require(tree: Tree, path: Path) -> tuple[Series, ...]:
+def _require(tree: Tree, path: str | Path) -> tuple[Series, ...]:
     if tree.series:
         return tree.series
     if tree.damaged:
