@@ -117,7 +117,7 @@ def _every(stored: np.ndarray, steps: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def _header(files: tuple[Path, ...], problems: list[str]) -> nifti.Header | None:
-    if len(files) != 1 or not files[0].name.endswith(nifti.SUFFIXES):
+    if len(files) != 1 or not nifti.suffix_of(files[0]):
         return None
     try:
         return nifti.read_header(files[0])

@@ -60,7 +60,8 @@ def nifti_source(
 
 def existing(folder: Path, name: str) -> Path | None:
     """``folder/name.nii.gz`` or ``folder/name.nii``, whichever exists."""
-    return max((path for path in nifti_files(folder) if stem(path) == name), default=None)
+    usual = (path for suffix in nifti.SUFFIXES if (path := folder / (name + suffix)).is_file())
+    return next(usual, None) or max((path for path in nifti_files(folder) if stem(path) == name), default=None)
 
 
 def nifti_files(folder: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def describe(path: Path, options: Sequence[str] = ()) -> str:
         return _store(path)
     if path.is_file() and side_path(path).is_file():
         return _exported(path)
-    if path.name.endswith(nifti.SUFFIXES):
+    if nifti.suffix_of(path):
         return _volume(path)
     if path.suffix in (".yaml", ".yml"):
         return recipes.dump(recipes.read(path)).rstrip()
