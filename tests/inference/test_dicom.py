@@ -103,6 +103,7 @@ def test_label_map_and_seg_lie_where_the_image_lies(hlfd, model: Path, tmp_path:
     )
     nobody_is_named((tmp_path / "r.json").read_text(), (out / f"{series.key}.json").read_text(), ended.err)
     nobody_is_named(*(str(Path(line).name) for line in ended.out.split()))
+    assert ("warning: " in ended.err and "gantry tilt" in ended.err) == (geometry == "tilted")
 
 
 def test_organ_and_tumor_are_segments_of_one_seg(hlfd, threshold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

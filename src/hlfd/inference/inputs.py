@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LOOKED_AT = 64
 """Files of a folder that are opened to see whether it holds DICOM."""
 
+NOTED = ("single-slice", "gantry-tilt")
+"""Of what isn't wrong with a series what the reader of its result should know."""
+
 NAMED = 5
 """Names that a line about what is passed over lists."""
 
@@ -50,12 +53,14 @@ class Image:
         key: names it without identifying anybody: the series' key, or `content_key`; None: not needed, as ``volume``.
         volume: HU; None: its results are there already.
         series: the DICOM series it came from.
+        notes: what is worth knowing about how its slices lie.
     """
 
     name: str
     key: str | None
     volume: Volume | None
     series: "Series | None" = None
+    notes: tuple[str, ...] = ()
 
 
 def find_inputs(
@@ -121,9 +126,11 @@ def read_input(one: Input, name: str | None, ready: Callable[[str], bool]) -> Im
     if ready(name):
         return Image(name, series.key, None, series)
     try:
-        return Image(name, series.key, by_slices(dicom.read_volume(series)), series)
+        volume = by_slices(dicom.read_volume(series))
     except InputError as error:
         raise InputError(f"{one.path}: {error}") from None
+    notes = tuple(each.text for each in dicom.problems(series) if each.code in NOTED)
+    return Image(name, series.key, volume, series, notes)
 
 
 def by_slices(image: Volume) -> Volume:

@@ -137,7 +137,7 @@ def _predict(case: Case, image: Image, target: Target, predictor: "Predictor", d
     case.shape, case.spacing_mm = volume.shape, volume.spacing_mm
     with watch(predictor.slices(volume)) as advance:
         found = predictor.run(volume, probabilities=target.wanted.probabilities, stages=case.stages, advance=advance)
-    case.warnings += found.warnings
+    case.warnings += [*image.notes, *found.warnings]
     for kind, path in target.others(name).items():
         with case.stages(kind):
             if kind == "statistics":
