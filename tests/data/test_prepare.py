@@ -64,6 +64,15 @@ def test_what_is_kept_names_no_file(kits_root: Path, tmp_path: Path):
     assert not any(name in said for name in ("imaging", "segmentation", "Doe", str(kits_root)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_that_is_no_utf8(kits_root: Path, tmp_path: Path):
+    (kits_root / "case_00001").rename(kits_root / os.fsdecode(b"case_M\xfcller"))
+    store = run(kits_root, tmp_path / "store")
+    assert store.slices(r"case_M\udcfcller")[0][0].shape == (20, 24)
+    assert store.damage() == []
+    assert store.digest(store.patients)
+
+
 def test_cases_added_later_join(kits_root: Path, make_kits, tmp_path: Path):
     before = times(run(kits_root, tmp_path / "store").root)
     make_kits(tmp_path / "more", 4)
@@ -178,7 +187,8 @@ def test_a_target_that_is_read_only(kits_root, tmp_path, hlfd, monkeypatch):
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     ended = hlfd("prepare", recipe, "--workers", 1)
     assert (ended.code, "Traceback" in ended.err) == (1, False)
-    assert f"hlfd: Read-only file system: {root / 'cases'}; what is finished stays" in ended.err
+    path = root / "cases" / "case_00001.image.b2nd"
+    assert f"hlfd: Read-only file system: {path}; what is finished stays" in ended.err
     assert {n: t for n, t in before.items() if "00001" not in n}.items() <= times(root).items()
 
 
