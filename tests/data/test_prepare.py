@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,29 @@ def test_verify(kits_root, tmp_path, hlfd):
     for file in (root / "cases").glob("case_00002.*"):
         file.unlink()
     assert hlfd("prepare", recipe, "--workers", 1, "--verify").code == 0
+
+
+def test_the_manifest_is_of_what_was_prepared_in_part(kits_root: Path, tmp_path: Path):
+    run(kits_root, tmp_path / "store")
+    good, bad = (kits_root / f"case_0000{case}" / "segmentation.nii.gz" for case in (0, 1))
+    shutil.copy2(bad, tmp_path / "kept.nii.gz")
+    label = nib.load(good)
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), good)
+    bad.write_bytes(bad.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"case_00001.segmentation"):
+        run(kits_root, tmp_path / "store")
+    shutil.copy2(tmp_path / "kept.nii.gz", bad)
+    store = run(kits_root, tmp_path / "store")
+    assert store.damage() == []
+    before = (store.root / "manifest.json").stat().st_mtime_ns
+    assert run(kits_root, tmp_path / "store").damage() == []
+    assert (store.root / "manifest.json").stat().st_mtime_ns == before  # a later change would show
+
+
+def test_the_manifest_forgets_a_case_that_is_taken_away(kits_root: Path, tmp_path: Path):
+    run(kits_root, tmp_path / "store")
+    shutil.rmtree(kits_root / "case_00001")
+    assert run(kits_root, tmp_path / "store").damage() == []
 
 
 def test_an_interrupt_leaves_what_is_finished(kits_root, tmp_path, hlfd, monkeypatch):
