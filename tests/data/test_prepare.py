@@ -8,8 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -262,18 +261,6 @@ def test_an_interrupted_case_that_is_done_anew_does_not_pass_for_the_old_one(kit
         run(kits_root, tmp_path / "store")
     with pytest.raises(InputError, match="1 of 3 cases are missing"):
         Store(tmp_path / "store")
-
-
-def test_a_killed_worker_is_a_failure_with_a_reason(kits_root, tmp_path, monkeypatch):
-    @contextmanager
-    def killed(*_: object):
-        broken: Future[None] = Future()
-        broken.set_exception(BrokenProcessPool())
-        yield lambda *_: iter([broken])
-
-    monkeypatch.setattr(module, "_pool", killed)
-    with pytest.raises(OSError, match="a worker was killed, perhaps for lack of memory"):
-        run(kits_root, tmp_path / "store")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
