@@ -197,6 +197,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "spacing-outlier": (outlier, "2 mm between slices, mostly 5 to 5"),
     "not-finite": (lambda r: voxels(r, with_nan), "3 of 68640 voxels are NaN or infinite"),
     "constant-image": (lambda r: voxels(r, np.zeros_like), "every voxel is 0"),
+    "byte-order": (
+        lambda r: voxels(r, lambda v: v.byteswap()),
+        "values from -32768 to 32512, which look like HU once the bytes of each voxel are swapped",
+    ),
     "not-rescaled": (lambda r: voxels(r, lambda v: v + 1024), "looks like HU + 1024"),
     "rescaled-twice": (lambda r: voxels(r, lambda v: v - 1024), "looks like HU - 1024"),
     "not-hu": (lambda r: voxels(r, lambda v: ((v + 1024) / 2048).astype(np.float32)), "too few for HU"),
@@ -258,6 +262,17 @@ def test_headers_don_t_tell_the_rest(sound: Path):
     for code in ("not-hu", "fractional-labels", "back-to-front"):
         BROKEN[code][0](sound)
     assert codes(sound) == set()
+
+
+def test_a_slope_beyond_all_numbers_is_one_finding(sound: Path):
+    def apply(loaded: nib.Nifti1Image) -> nib.Nifti1Image:
+        loaded = nib.Nifti1Image(np.asanyarray(loaded.dataobj) // 100 * 100 + 5, loaded.affine, loaded.header)
+        loaded.header.set_slope_inter(1e38, 1e38)
+        return loaded
+
+    rewritten(image(sound), apply)
+    (found,) = check_root(sound, deep=True, workers=1).findings
+    assert (found.code, found.text) == ("not-finite", "68640 of 68640 voxels are NaN or infinite")
 
 
 def test_a_mirrored_liver(livers: Path):

@@ -98,7 +98,8 @@ class _Thin:
             return None
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         steps = np.clip(np.rint(4 / spacing_mm), 1, np.array(voxels.stored.shape) // 16 + 1).astype(int)
-        hu = _every(voxels.stored, steps).astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)
+        with np.errstate(over="ignore", invalid="ignore"):
+            hu = _every(voxels.stored, steps).astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)
         return cls(np.nan_to_num(hu), affine @ np.diag([*steps, 1.0]), voxels.stored.shape, tuple(steps.tolist()))
 
     def classes(self, labels: Voxels, declared: Labels) -> np.ndarray | None:
