@@ -323,6 +323,37 @@ def test_gaps_between_slices(tmp_path: Path):
     assert found.text == "1 gaps in the slices' numbers: 2 to 4"
 
 
+def slices(root: Path, mask: np.ndarray) -> Path:
+    for seed, case in enumerate(("a", "b")):
+        for folder, pixels in (("images", np.random.default_rng(seed).integers(0, 255, (9, 9))), ("masks", mask)):
+            (root / folder).mkdir(exist_ok=True)
+            np.save(root / folder / f"{case}_slice_1.npy", pixels.astype(np.uint8))
+    return root
+
+
+def test_undeclared_labels_of_slices_are_declared_by_an_option(tmp_path: Path):
+    found = check_root(slices(tmp_path, np.diag(np.arange(9) % 3)), deep=True, workers=1).findings
+    found = [finding for finding in found if finding.severity == "error"]
+    assert [(f.code, f.case, f.option) for f in found] == [
+        ("unknown-labels", case, "source.tumor_value, source.labels") for case in ("a", "b")
+    ]
+    assert found[0].text == "masks/a_slice_1.npy: unknown label values 2; expected only [0, 1]"
+    assert "unknown-labels" not in codes(tmp_path, options={"tumor_value": 2}, deep=True)
+
+
+def test_undeclared_labels_of_kits_may_be_of_another_year(sound: Path):
+    voxels(sound, lambda found: np.where(found == 2, 3, found).astype(np.uint8), label(sound))
+    (found,) = check_root(sound, deep=True, workers=1).findings
+    assert (found.code, str(found.option).split()[0]) == ("unknown-labels", "source.year")
+    assert codes(sound, options={"year": 2023}, deep=True) == set()
+
+
+def test_a_slice_that_can_not_be_read_is_one_finding(tmp_path: Path):
+    slices(tmp_path, np.eye(9))
+    (tmp_path / "images" / "a_slice_1.npy").write_bytes(b"")
+    assert [f.case for f in check_root(tmp_path, deep=True, workers=1).findings if f.code == "unreadable"] == ["a"]
+
+
 def test_a_case_that_is_there_twice(sound: Path):
     copied(sound)
     for deep in (False, True):

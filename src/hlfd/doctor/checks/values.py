@@ -101,9 +101,19 @@ def _sunken(values: ImageValues) -> bool:
     return few and values.share(-1224, -850) > 0.05 and values.share(-3072, -1800) > 0.05
 
 
-@check_case("unknown-labels", "error", REFUSED, "source.labels; kits: source.ignore too")
+@check_case(
+    "unknown-labels",
+    "error",
+    REFUSED,
+    "source.labels",
+    kits=(REFUSED, "source.year (from 2021 there are cysts), source.labels, source.ignore"),
+    slices=(REFUSED, "source.tumor_value, source.labels"),
+    dicom=(REFUSED, "source.organ, source.segments, source.labels, source.tumor_value, source.ignore"),
+)
 def unknown_labels(facts: CaseFacts, data: DataSet) -> Iterator[str]:
-    """Label values that the source doesn't declare."""
+    """Label values, or segments, that the source doesn't declare."""
+    if facts.undeclared:
+        yield facts.undeclared
     if facts.counts is None or not facts.counts.whole or facts.label is None:
         return
     unknown = {v: n for v, n in facts.counts.counts.items() if v not in data.labels.raw}
