@@ -82,6 +82,21 @@ def test_cases_added_later_join(kits_root: Path, make_kits, tmp_path: Path):
     assert times(store.root).items() >= before.items()
 
 
+def test_cases_added_later_leave_the_split_as_it_was(kits_root: Path, make_kits, tmp_path: Path, hlfd):
+    recipe, splits = tmp_path / "recipe.yaml", tmp_path / "out" / "splits.json"
+    recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
+    assert hlfd("prepare", recipe, "--workers", 1).code == 0
+    before = splits.read_text()
+    make_kits(tmp_path / "more", 4)
+    (tmp_path / "more" / "case_00003").rename(kits_root / "case_00003")
+    ended = hlfd("prepare", recipe, "--workers", 1)
+    assert (ended.code, "1 patients are not in it (first 'case_00003'): to keep it," in ended.err) == (2, True)
+    ended = hlfd("prepare", recipe, f"split.file={splits}", "--workers", 1, "--verify")
+    assert (ended.code, "store: 4 cases" in ended.err) == (0, True)
+    assert "1 train, 1 validation, 1 test patients" in ended.err
+    assert splits.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("preprocess", "options", "key"),
     [
