@@ -13,7 +13,8 @@ class Case:
     """One examination of one patient.
 
     Attributes:
-        id: unique in its source; also the stem of the files we write for the case.
+        id: unique in its source; also the stem of the files we write for the case. Bytes of a file's name that are no
+            UTF-8 are spelt as in ``\\udcfc``, here and in the patient.
         patient: splits never divide a patient.
         image: the image file, or one file per slice.
         label: the label file or files, or None for a case without labels.
@@ -23,6 +24,10 @@ class Case:
     patient: str
     image: tuple[Path, ...]
     label: tuple[Path, ...] | None
+
+    def __post_init__(self) -> None:
+        for key in ("id", "patient"):
+            object.__setattr__(self, key, getattr(self, key).encode(errors="backslashreplace").decode())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """Input that can't be used: the message names the file, case or key, what was expected and what came."""
 
 
+class UndeclaredError(InputError):
+    """A label file holds other labels than were declared: an option says what they mean, the file is sound."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the known word closest to ``word``, else the list of known words."""
     known = sorted(known)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from hlfd.errors import InputError, nearest
+from hlfd.errors import InputError, UndeclaredError, nearest
 
 Task = Literal["tumor", "organ", "both"]
 
@@ -58,13 +58,13 @@ class Labels:
         """Values of a label file as class indices (uint8, same shape; the array itself where they are that already).
 
         Raises:
-            InputError: a value that is not declared.
+            UndeclaredError: a value that is not declared.
         """
         present = values_present(values)
         unknown = [v for v in present.tolist() if v not in self.raw]
         if unknown:
             shown = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-            raise InputError(f"{where}: unknown label values {shown}; expected only {sorted(self.raw)}")
+            raise UndeclaredError(f"{where}: unknown label values {shown}; expected only {sorted(self.raw)}")
         if all(self.raw[int(v)] == v for v in present.tolist()):
             return values.astype(np.uint8, copy=False)
         classes = np.zeros_like(values, dtype=np.uint8)  # like: in the order of memory, which copyto keeps to

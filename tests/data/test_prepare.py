@@ -2,13 +2,13 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +64,15 @@ def test_what_is_kept_names_no_file(kits_root: Path, tmp_path: Path):
     assert not any(name in said for name in ("imaging", "segmentation", "Doe", str(kits_root)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_that_is_no_utf8(kits_root: Path, tmp_path: Path):
+    (kits_root / "case_00001").rename(kits_root / os.fsdecode(b"case_M\xfcller"))
+    store = run(kits_root, tmp_path / "store")
+    assert store.slices(r"case_M\udcfcller")[0][0].shape == (20, 24)
+    assert store.damage() == []
+    assert store.digest(store.patients)
+
+
 def test_cases_added_later_join(kits_root: Path, make_kits, tmp_path: Path):
     before = times(run(kits_root, tmp_path / "store").root)
     make_kits(tmp_path / "more", 4)
@@ -71,6 +80,21 @@ def test_cases_added_later_join(kits_root: Path, make_kits, tmp_path: Path):
     store = run(kits_root, tmp_path / "store")
     assert len(store.cases) == 4
     assert times(store.root).items() >= before.items()
+
+
+def test_cases_added_later_leave_the_split_as_it_was(kits_root: Path, make_kits, tmp_path: Path, hlfd):
+    recipe, splits = tmp_path / "recipe.yaml", tmp_path / "out" / "splits.json"
+    recipe.write_text(f"name: t\noutput: {tmp_path / 'out'}\nsource: {{name: kits, root: {kits_root}}}\n")
+    assert hlfd("prepare", recipe, "--workers", 1).code == 0
+    before = splits.read_text()
+    make_kits(tmp_path / "more", 4)
+    (tmp_path / "more" / "case_00003").rename(kits_root / "case_00003")
+    ended = hlfd("prepare", recipe, "--workers", 1)
+    assert (ended.code, "1 patients are not in it (first 'case_00003'): to keep it," in ended.err) == (2, True)
+    ended = hlfd("prepare", recipe, f"split.file={splits}", "--workers", 1, "--verify")
+    assert (ended.code, "store: 4 cases" in ended.err) == (0, True)
+    assert "1 train, 1 validation, 1 test patients" in ended.err
+    assert splits.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -178,7 +202,8 @@ def test_a_target_that_is_read_only(kits_root, tmp_path, hlfd, monkeypatch):
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     ended = hlfd("prepare", recipe, "--workers", 1)
     assert (ended.code, "Traceback" in ended.err) == (1, False)
-    assert f"hlfd: Read-only file system: {root / 'cases'}; what is finished stays" in ended.err
+    path = root / "cases" / "case_00001.image.b2nd"
+    assert f"hlfd: Read-only file system: {path}; what is finished stays" in ended.err
     assert {n: t for n, t in before.items() if "00001" not in n}.items() <= times(root).items()
 
 
@@ -195,6 +220,29 @@ def test_verify(kits_root, tmp_path, hlfd):
     for file in (root / "cases").glob("case_00002.*"):
         file.unlink()
     assert hlfd("prepare", recipe, "--workers", 1, "--verify").code == 0
+
+
+def test_the_manifest_is_of_what_was_prepared_in_part(kits_root: Path, tmp_path: Path):
+    run(kits_root, tmp_path / "store")
+    good, bad = (kits_root / f"case_0000{case}" / "segmentation.nii.gz" for case in (0, 1))
+    shutil.copy2(bad, tmp_path / "kept.nii.gz")
+    label = nib.load(good)
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), good)
+    bad.write_bytes(bad.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"case_00001.segmentation"):
+        run(kits_root, tmp_path / "store")
+    shutil.copy2(tmp_path / "kept.nii.gz", bad)
+    store = run(kits_root, tmp_path / "store")
+    assert store.damage() == []
+    before = (store.root / "manifest.json").stat().st_mtime_ns
+    assert run(kits_root, tmp_path / "store").damage() == []
+    assert (store.root / "manifest.json").stat().st_mtime_ns == before  # a later change would show
+
+
+def test_the_manifest_forgets_a_case_that_is_taken_away(kits_root: Path, tmp_path: Path):
+    run(kits_root, tmp_path / "store")
+    shutil.rmtree(kits_root / "case_00001")
+    assert run(kits_root, tmp_path / "store").damage() == []
 
 
 def test_an_interrupt_leaves_what_is_finished(kits_root, tmp_path, hlfd, monkeypatch):
@@ -228,18 +276,6 @@ def test_an_interrupted_case_that_is_done_anew_does_not_pass_for_the_old_one(kit
         run(kits_root, tmp_path / "store")
     with pytest.raises(InputError, match="1 of 3 cases are missing"):
         Store(tmp_path / "store")
-
-
-def test_a_killed_worker_is_a_failure_with_a_reason(kits_root, tmp_path, monkeypatch):
-    @contextmanager
-    def killed(*_: object):
-        broken: Future[None] = Future()
-        broken.set_exception(BrokenProcessPool())
-        yield lambda *_: iter([broken])
-
-    monkeypatch.setattr(module, "_pool", killed)
-    with pytest.raises(OSError, match="a worker was killed, perhaps for lack of memory"):
-        run(kits_root, tmp_path / "store")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

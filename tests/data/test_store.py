@@ -75,6 +75,19 @@ def test_fractions_come_back_to_a_thousandth_of_the_window(window):
     assert steps.encode(np.float32([-1e9, 1e9]), preprocess)[0] == 0
 
 
+def without(data: bytes, array: frames.Kept, kept: set[tuple[int, int]]) -> bytes:
+    """A file of 3 x 3 blocks a slice where the bytes of all but some (slice, block) are damaged."""
+    damaged = bytearray(data)
+    for k in range(len(array)):
+        chunk = array.array.schunk.get_chunk(k)
+        start, ends = data.index(chunk), np.frombuffer(chunk, np.int32, 9, offset=32).tolist()
+        for block, first in enumerate(ends):
+            end = min((other for other in ends if other > first), default=len(chunk))
+            if (k, block) not in kept:
+                damaged[start + first : start + end] = b"\x7f" * (end - first)
+    return bytes(damaged)
+
+
 def test_a_patch_is_read_without_the_rest_of_its_slices(tmp_path):
     voxels = np.random.default_rng(0).integers(0, 500, (4, 300, 260)).astype(np.uint16)
     packed = frames.pack(iter([voxels[:3], voxels[3:]]), voxels.shape, np.uint16)
@@ -82,6 +95,13 @@ def test_a_patch_is_read_without_the_rest_of_its_slices(tmp_path):
     array = frames.Kept(tmp_path / "a.b2nd")
     assert (array.array.chunks, array.array.blocks) == ((1, 300, 260), (1, 128, 128))
     np.testing.assert_array_equal(array[1:3, 100:140, 7:200], voxels[1:3, 100:140, 7:200])
+    needed = {(k, block) for k in (1, 2) for block in (0, 1, 3, 4)}
+    (tmp_path / "b.b2nd").write_bytes(without(packed.data, array, needed))
+    rest = frames.Kept(tmp_path / "b.b2nd")
+    np.testing.assert_array_equal(rest[1:3, 100:140, 7:200], voxels[1:3, 100:140, 7:200])
+    for other in ((0,), (1, slice(260, 280)), (2, slice(100, 140), slice(250, 260))):
+        with pytest.raises(InputError, match="expected a prepared case"):
+            rest[other]
     assert packed.sha256 == hashlib.sha256(voxels.tobytes()).hexdigest()
     with pytest.raises(ValueError, match=r"read|mode"):
         array.array[0] = 0

@@ -1,6 +1,9 @@
 """hlfd check: the table, the JSON, the exit codes, several processes."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -90,6 +93,8 @@ def test_worst_first_in_table_and_json(hlfd, sound: Path, tmp_path: Path):
     error = document["findings"][0]
     assert (error["code"], error["case"]) == ("unreadable", "case_00000")
     assert error["text"].startswith("case_00000/segmentation.nii.gz: expected a whole NIfTI file")
+    assert ended.out.count("instead:") == 3
+    assert "instead: no option" not in ended.out
     case = document["cases"][1]
     assert case["spacing_mm"] == [5, 5, 5]
     assert (case["shape"], case["axes"], case["stored_as"]) == ([30, 44, 52], "SPL", "int16")
@@ -98,6 +103,28 @@ def test_worst_first_in_table_and_json(hlfd, sound: Path, tmp_path: Path):
     assert (case["hu"]["minimum"], case["hu"]["maximum"]) == (voxels.min(), voxels.max())
     assert case["hu"]["percentiles"]["50"] == pytest.approx(np.percentile(voxels, 50), abs=1)
     assert case["hu"]["percentiles"]["0.5"] == pytest.approx(np.percentile(voxels, 0.5), abs=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_names_that_are_no_utf8_come_out_as_they_are(sound: Path, tmp_path: Path):
+    (sound / "case_00001" / "segmentation.nii.gz").unlink()
+    (sound / "case_00001").rename(sound / os.fsdecode(b"case_M\xfcller"))
+    (sound / "case_00002" / "imaging.nii.gz").rename(sound / os.fsdecode(b"M\xfcller.nii.gz"))
+    command = [sys.executable, "-m", "hlfd", "check", sound, "--json", tmp_path / "a.json"]
+    ended = subprocess.run(command, check=False, capture_output=True, env=os.environ | {"PYTHONUTF8": "1"})
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (1, False)
+    assert b"M\xfcller.nii.gz" in ended.stdout
+    cases = json.loads((tmp_path / "a.json").read_text())["cases"]
+    assert [case["case"] for case in cases] == ["case_00000", r"case_M\udcfcller"]
+
+
+def test_no_option_is_said_too(hlfd, sound: Path, tmp_path: Path):
+    path = sound / "case_00001" / "segmentation.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((29, 44, 52), np.uint8), nib.load(path).affine), path)
+    ended = hlfd("check", sound, "--json", tmp_path / "a.json")
+    assert "instead: no option" in ended.out
+    (found,) = json.loads((tmp_path / "a.json").read_text())["findings"]
+    assert (found["code"], found["option"]) == ("shape-mismatch", None)
 
 
 def test_several_processes_find_the_same(sound: Path):
@@ -154,7 +181,7 @@ def test_the_guide_lists_every_check():
 
 
 def told(by_default: str, option: str, special: dict) -> str:
-    plain = f"{by_default}; {option}" if option else by_default
+    plain = f"{by_default}; {option or 'no option'}"
     return "; ".join([plain, *(f"source {name}: {told(*remedy, {})}" for name, remedy in special.items())])
 
 

@@ -197,6 +197,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "spacing-outlier": (outlier, "2 mm between slices, mostly 5 to 5"),
     "not-finite": (lambda r: voxels(r, with_nan), "3 of 68640 voxels are NaN or infinite"),
     "constant-image": (lambda r: voxels(r, np.zeros_like), "every voxel is 0"),
+    "byte-order": (
+        lambda r: voxels(r, lambda v: v.byteswap()),
+        "values from -32768 to 32512, which look like HU once the bytes of each voxel are swapped",
+    ),
     "not-rescaled": (lambda r: voxels(r, lambda v: v + 1024), "looks like HU + 1024"),
     "rescaled-twice": (lambda r: voxels(r, lambda v: v - 1024), "looks like HU - 1024"),
     "not-hu": (lambda r: voxels(r, lambda v: ((v + 1024) / 2048).astype(np.float32)), "too few for HU"),
@@ -260,6 +264,17 @@ def test_headers_don_t_tell_the_rest(sound: Path):
     assert codes(sound) == set()
 
 
+def test_a_slope_beyond_all_numbers_is_one_finding(sound: Path):
+    def apply(loaded: nib.Nifti1Image) -> nib.Nifti1Image:
+        loaded = nib.Nifti1Image(np.asanyarray(loaded.dataobj) // 100 * 100 + 5, loaded.affine, loaded.header)
+        loaded.header.set_slope_inter(1e38, 1e38)
+        return loaded
+
+    rewritten(image(sound), apply)
+    (found,) = check_root(sound, deep=True, workers=1).findings
+    assert (found.code, found.text) == ("not-finite", "68640 of 68640 voxels are NaN or infinite")
+
+
 def test_a_mirrored_liver(livers: Path):
     for path in livers.glob("*-1.nii"):
         save(path, np.flip(read(path), 2))
@@ -306,6 +321,37 @@ def test_gaps_between_slices(tmp_path: Path):
     (found,) = check_root(tmp_path, workers=1).findings
     assert (found.code, found.severity, found.case) == ("slice-gaps", "warning", "case_1")
     assert found.text == "1 gaps in the slices' numbers: 2 to 4"
+
+
+def slices(root: Path, mask: np.ndarray) -> Path:
+    for seed, case in enumerate(("a", "b")):
+        for folder, pixels in (("images", np.random.default_rng(seed).integers(0, 255, (9, 9))), ("masks", mask)):
+            (root / folder).mkdir(exist_ok=True)
+            np.save(root / folder / f"{case}_slice_1.npy", pixels.astype(np.uint8))
+    return root
+
+
+def test_undeclared_labels_of_slices_are_declared_by_an_option(tmp_path: Path):
+    found = check_root(slices(tmp_path, np.diag(np.arange(9) % 3)), deep=True, workers=1).findings
+    found = [finding for finding in found if finding.severity == "error"]
+    assert [(f.code, f.case, f.option) for f in found] == [
+        ("unknown-labels", case, "source.tumor_value, source.labels") for case in ("a", "b")
+    ]
+    assert found[0].text == "masks/a_slice_1.npy: unknown label values 2; expected only [0, 1]"
+    assert "unknown-labels" not in codes(tmp_path, options={"tumor_value": 2}, deep=True)
+
+
+def test_undeclared_labels_of_kits_may_be_of_another_year(sound: Path):
+    voxels(sound, lambda found: np.where(found == 2, 3, found).astype(np.uint8), label(sound))
+    (found,) = check_root(sound, deep=True, workers=1).findings
+    assert (found.code, str(found.option).split()[0]) == ("unknown-labels", "source.year")
+    assert codes(sound, options={"year": 2023}, deep=True) == set()
+
+
+def test_a_slice_that_can_not_be_read_is_one_finding(tmp_path: Path):
+    slices(tmp_path, np.eye(9))
+    (tmp_path / "images" / "a_slice_1.npy").write_bytes(b"")
+    assert [f.case for f in check_root(tmp_path, deep=True, workers=1).findings if f.code == "unreadable"] == ["a"]
 
 
 def test_a_case_that_is_there_twice(sound: Path):

@@ -8,6 +8,7 @@ import pytest
 from hlfd.doctor import check_root
 from hlfd.doctor.anatomy import examine_anatomy
 from hlfd.io import nifti
+from hlfd.io.images import read_slice
 from hlfd.labels import Labels
 
 LABELS = Labels({0: 0, 5: 1, 2: 2, 3: 3}, {"liver": (1,), "kidney": (2, 3)}, ("liver", "kidney_right", "kidney_left"))
@@ -55,6 +56,29 @@ def test_a_series_beside_a_scan_that_is_not_its_own(shared_data: Path):
     assert set(found) == {"unpaired", "unused-file"}
     assert "ct_3mm_segmentation.nii.gz: has no series it belongs to" in found["unpaired"]
     assert found["unused-file"].endswith("1 NIfTI files belong to no case: ct_3mm.nii.gz")
+
+
+ANATOMY = {"wrong-side", "back-to-front", "feet-first"}
+SLICES = {
+    "kits19_slices": {"organ": "kidney", "task": "both", "tumor_value": 2},
+    "msd_liver_slices": {"organ": "liver"},
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_upright_8_bit_slices_raise_no_alarm(shared_data: Path, name: str):
+    report = check_root(shared_data / name, options=SLICES[name], deep=True, workers=1)
+    assert [finding for finding in report.findings if finding.code in ANATOMY] == []
+    assert all(facts.anatomy and not facts.anatomy.front for facts in report.data.cases)
+
+
+def test_mirrored_8_bit_livers_raise_one(shared_data: Path, tmp_path: Path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for path in (shared_data / "msd_liver_slices" / folder).glob("case_0000?_*"):
+            np.save(tmp_path / folder / f"{path.stem}.npy", read_slice(path)[:, ::-1])
+    report = check_root(tmp_path, options=SLICES["msd_liver_slices"], deep=True, workers=1)
+    assert [finding.code for finding in report.findings if finding.code in ANATOMY] == ["wrong-side"] * 9
 
 
 def test_labels_without_images(shared_data: Path):

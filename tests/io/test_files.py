@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,50 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_atomic(tmp_path / "a.txt", "new")
     assert caught.value.filename == str(tmp_path / "a.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["mkstemp", "replace"])
+def test_a_folder_that_can_not_be_written_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    def refuse(*names: object, **options: object) -> None:
+        name = names[0] if names else f"{options['dir']}/{options['prefix']}1.tmp"
+        raise OSError(errno.EROFS, "Read-only file system", str(name))
+
+    monkeypatch.setattr(files.tempfile if call == "mkstemp" else files.os, call, refuse)
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        write_atomic(tmp_path / "a.txt", "new")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path):
+    (tmp_path / "there").mkdir()
+    for name, link in (("old.txt", "here"), ("new.txt", "dangling")):
+        (tmp_path / link).symlink_to(tmp_path / "there" / name)
+    (tmp_path / "there" / "old.txt").write_text("old")
+    for link in ("here", "dangling"):
+        write_atomic(tmp_path / link, link)
+        assert (tmp_path / link).is_symlink()
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["dangling", "here", "there"]
+    assert [p.read_text() for p in sorted((tmp_path / "there").iterdir())] == ["dangling", "here"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        pool.submit(write_json, pipe, {"a": 1}).result(timeout=60)
+        assert json.loads(os.read(reader, 1000)) == {"a": 1}
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_names_that_are_no_utf8(tmp_path: Path):
+    name = os.fsdecode(b"M\xfcller")
+    assert json.loads(write_json(tmp_path / "a.json", {name: "é"}).read_text()) == {name: "é"}
+    assert write_atomic(tmp_path / "a.txt", f"é {name}").read_text() == "é M\\udcfcller"
 
 
 def test_replacing_removes_what_a_failing_writer_left(tmp_path: Path):

@@ -1,5 +1,7 @@
 """2D slices: what is read is what stands in the file, in a known position."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,18 @@ def test_a_bad_slice_is_named_with_what_is_wrong(tmp_path: Path, kind: str):
     with pytest.raises(InputError, match=message) as caught:
         images.read_slice(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_enormous_png_is_refused_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    data = bytearray(save(tmp_path / "a.png", PIXELS).read_bytes())
+    data[16:24] = struct.pack(">2I", 11000, 11000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.png: expected a PNG .*121000000 pixels\) exceeds limit") as caught:
+        images.read_slice(tmp_path / "a.png")
+    assert "\n" not in str(caught.value)
+    assert not recwarn.list
 
 
 def test_slices_of_a_stack_are_alike_and_not_constant(tmp_path: Path):

@@ -106,6 +106,19 @@ def flipped_bit(path: Path) -> Path:
     return written(path, packed_other[:-8] + packed[-8:])
 
 
+def two_orders(path: Path) -> Path:
+    whole = bytearray(nib.Nifti1Image(HU, np.eye(4)).to_bytes())
+    whole[40:56] = np.array([3, *HU.shape, 1, 1, 1, 1], ">i2").tobytes()
+    return written(path, gzip.compress(bytes(whole)) if path.suffix == ".gz" else bytes(whole))
+
+
+def steep(path: Path) -> Path:
+    image = nib.Nifti1Image(HU, np.eye(4))
+    image.header.set_slope_inter(1e38, 1e38)
+    nib.save(image, path)
+    return path
+
+
 def two_affines(path: Path, qform: np.ndarray) -> Path:
     image = nib.Nifti1Image(HU, np.diag([1, 2, 3, 1.0]))
     image.set_sform(np.diag([1, 2, 3, 1.0]), 1)
@@ -141,6 +154,8 @@ BAD = {
     "truncated .nii": (lambda p: truncated(p / "a.nii", 0.7), "expected a whole NIfTI file"),
     "unknown data type": (lambda p: damaged(p / "a.nii", 70, b"\x63\x63"), "expected a whole NIfTI file"),
     "negative size": (lambda p: damaged(p / "a.nii", 42, b"\xff\xff"), "expected a whole NIfTI file"),
+    "two byte orders": (lambda p: two_orders(p / "a.nii"), r"\(sizeof_hdr\) is little-endian, .* \(dim\) big-endian"),
+    "two byte orders, .nii.gz": (lambda p: two_orders(p / "a.nii.gz"), "expected one byte order in the header, its"),
     "2D": (lambda p: save(p / "a.nii", HU[0]), r"3 axes, got 2: shape \(5, 6\)"),
     "4D": (lambda p: save(p / "a.nii.gz", np.stack([HU, HU], 3)), r"3 axes, got 4: shape \(4, 5, 6, 2\)"),
     "no voxels": (lambda p: save(p / "a.nii", HU[:0]), r"shape \(0, 5, 6\)"),
@@ -162,22 +177,24 @@ BAD = {
         "the sform says 1 x 2 x 3 mm RAS, the qform 1 x 2 x 3 mm LPS",
     ),
     "NaN": (lambda p: save(p / "a.nii", NAN), "expected finite HU, got 2 voxels"),
+    "steep": (lambda p: steep(p / "a.nii"), r"expected finite HU, got \d+ voxels"),
     "constant": (lambda p: save(p / "a.nii", np.full((3, 3, 3), -1024, np.int16)), "got the constant value -1024"),
     "singular affine": (lambda p: singular(p / "a.nii"), "invertible 4 x 4"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_image_is_named_with_what_is_wrong(tmp_path: Path, kind: str):
+def test_a_bad_image_is_named_with_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str):
     make, message = BAD[kind]
     path = make(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
         nifti.read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+    assert not caplog.records
 
 
-@pytest.mark.parametrize("kind", [k for k in BAD if k not in ("NaN", "constant")])
+@pytest.mark.parametrize("kind", [k for k in BAD if k not in ("NaN", "steep", "constant")])
 def test_a_bad_label_map_too(tmp_path: Path, kind: str):
     make, message = BAD[kind]
     with pytest.raises(InputError, match=message):

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, cast
 
 import typer
@@ -43,6 +44,8 @@ def main() -> None:
 
     before = signal.signal(signal.SIGTERM, end)
     progress.interrupted.clear()
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 come out as they are
     sys.argv[1:] = sys.argv[1:] or ["--help"]
     try:
         code = app(standalone_mode=False)

@@ -2,17 +2,16 @@
 
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from signal import SIG_IGN, SIGINT, signal
 from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 from hlfd.cases import Case, DataSource
 from hlfd.errors import InputError
+from hlfd.processes import worker_pool
 from hlfd.progress import progress
 
 MakeSource = Callable[[], DataSource]
@@ -46,8 +45,6 @@ def over_cases(
                 results.append(future.result())
             except InputError as error:
                 problems.append(str(error))
-            except BrokenProcessPool:
-                raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
             advance()
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
@@ -104,20 +101,17 @@ def _pool(workers: int, make_source: MakeSource, source: DataSource) -> Generato
 
         yield one_by_one
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent(make_source, source),))
+    with worker_pool(workers, _start_worker, sent(make_source, source)) as pool:
 
-    def side_by_side(cases: Sequence[Case], do: Do[Any]) -> Iterator[Future[Any]]:
-        largest_first = sorted(cases, key=lambda case: -sum(f.stat().st_size for f in case.image))
-        with _no_interrupt():  # the workers start here
-            futures = {pool.submit(_work, case, do) for case in largest_first}
-        while futures:
-            done, futures = wait(futures, return_when=FIRST_COMPLETED)
-            yield from done
+        def side_by_side(cases: Sequence[Case], do: Do[Any]) -> Iterator[Future[Any]]:
+            largest_first = sorted(cases, key=lambda case: -sum(f.stat().st_size for f in case.image))
+            with _no_interrupt():  # the workers start here
+                futures = {pool.submit(_work, case, do) for case in largest_first}
+            while futures:
+                done, futures = wait(futures, return_when=FIRST_COMPLETED)
+                yield from done
 
-    try:
         yield side_by_side
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

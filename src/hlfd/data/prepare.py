@@ -57,17 +57,20 @@ def prepare(
     cases = [case for case in source.cases if unlabelled or case.label is not None]
     if all(case.label is None for case in cases):
         raise InputError(f"source {source.name}: expected cases with labels, none of the {len(source.cases)} has any")
-    (root / "cases").mkdir(parents=True, exist_ok=True)
     tumor = list(source.labels.tumor_classes)
     settings |= {"cases": [case.id for case in cases], "tumor_classes": tumor, "plan": plan}
+    waiting = [case for case in cases if not store.finished(root, case, read_from(source, case))]
+    manifest = root / store.MANIFEST
+    if waiting or before != settings:  # without one, whatever happens until the end, the next run writes it
+        manifest.unlink(missing_ok=True)
+    (root / "cases").mkdir(parents=True, exist_ok=True)
     if before != settings:
         write_json(root / "store.json", settings)
-    waiting = [case for case in cases if not store.finished(root, case, read_from(source, case))]
     do = partial(_prepare_case, preprocess=preprocess, root=root)
     over_cases("preparing", make_source, source, waiting, do, workers=workers)
     prepared = store.Store(root)
-    if waiting or not (root / store.MANIFEST).exists():
-        write_json(root / store.MANIFEST, prepared.manifest())
+    if not manifest.exists():
+        write_json(manifest, prepared.manifest())
     return prepared
 
 

@@ -35,6 +35,11 @@ class Split:
                 if patients & others:
                     raise InputError(f"patient {min(patients & others)} is both in {name} and in {other}")
 
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Of all parts."""
+        return self.train + self.validation + self.test + self.unlabelled
+
 
 def make_splits(
     patients: Iterable[str],

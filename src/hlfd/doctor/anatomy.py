@@ -19,7 +19,8 @@ class Anatomy:
 
     Attributes:
         right: region -> how far to the patient's right of the body's middle its centre lies, in half widths.
-        front: region -> how far in front, in half depths.
+        front: region -> how far in front, in half depths. Empty where the image doesn't tell fat from air: where the
+            body ends, and the table begins, it doesn't show.
         bones_front: the same of all bone, None without enough of it.
         lungs_ml: air within the body, ml: in the lower and in the upper third of the image. None where the image
             shows no air.
@@ -45,12 +46,14 @@ def examine_anatomy(hu: np.ndarray, affine: np.ndarray, classes: np.ndarray | No
     upright = Volume(hu, affine).oriented("RAS")
     hu, spacing_mm = upright.voxels, upright.spacing_mm
     low, high = float(hu.min()), float(hu.max())
-    shows_air = low < -500
+    shows_air, shows_fat = low < -500, low < -150
     dense = hu > (-300 if shows_air else low + 0.08 * (high - low))
     if not dense.any():
         return None
-    parts = np.asarray(ndimage.label(dense)[0])  # pyright: ignore
-    body = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    body = dense
+    if shows_fat:  # else organs are apart, and the largest part is one of them
+        parts = np.asarray(ndimage.label(dense)[0])  # pyright: ignore
+        body = parts == np.bincount(parts.ravel())[1:].argmax() + 1
     filled = np.stack([np.asarray(ndimage.binary_fill_holes(body[..., k])) for k in range(body.shape[2])], axis=2)
     if filled.sum() < 10 * _FEW:
         return None
@@ -61,7 +64,8 @@ def examine_anatomy(hu: np.ndarray, affine: np.ndarray, classes: np.ndarray | No
         for name, indices in labels.regions.items():
             region = np.isin(placed, indices)
             if region.sum() >= _FEW:
-                right[name], front[name] = _offset(region, filled)
+                right[name], ahead = _offset(region, filled)
+                front |= {name: ahead} if shows_fat else {}
     bones = body & (hu > 300)
     bones_front = _offset(bones, filled)[1] if shows_air and bones.sum() >= max(10 * _FEW, 2e-3 * body.sum()) else None
     lungs_ml = None

@@ -9,7 +9,7 @@ import numpy as np
 from hlfd.cases import Case, DataSource
 from hlfd.doctor.anatomy import Anatomy, examine_anatomy
 from hlfd.doctor.voxels import ImageValues, LabelCounts, count_labels, describe_image
-from hlfd.errors import InputError
+from hlfd.errors import InputError, UndeclaredError
 from hlfd.io import nifti
 from hlfd.labels import Labels
 
@@ -30,6 +30,7 @@ class CaseFacts:
         image, label: headers, for NIfTI; None for other formats and for files that can't be read.
         grid: of the image in other formats that tell it.
         problems: what the readers said of files that can't be read, a line each.
+        undeclared: what they said of labels that were not declared, where the header alone doesn't show the values.
         values, counts, anatomy: of the voxels, with ``deep``.
     """
 
@@ -38,6 +39,7 @@ class CaseFacts:
     label: nifti.Header | None = None
     grid: Grid | None = None
     problems: tuple[str, ...] = ()
+    undeclared: str | None = None
     values: ImageValues | None = None
     counts: LabelCounts | None = None
     anatomy: Anatomy | None = None
@@ -60,7 +62,7 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
     grid = _grid(source, case) if image is None else None
     if not deep or problems or not all(_readable(header, source.name) for header in (image, label)):
         return CaseFacts(case, image, label, grid, tuple(problems))
-    values = counts = thin = anatomy = None
+    values = counts = thin = anatomy = undeclared = None
     try:
         voxels = _image(source, case, image)
         values = describe_image(voxels.stored, voxels.affine, voxels.slope, voxels.inter)
@@ -76,9 +78,12 @@ def examine(source: DataSource, case: Case, *, deep: bool) -> CaseFacts:
             classes = thin and thin.classes(labels, declared)
         if thin is not None:
             anatomy = examine_anatomy(thin.hu, thin.affine, classes, declared)
+    except UndeclaredError as error:
+        undeclared = str(error)
     except (InputError, MemoryError) as error:
         problems.append(_line(error, (case.label or case.image)[0]))
-    return CaseFacts(case, image, label, grid, tuple(problems), values, counts, anatomy)
+    problems = list(dict.fromkeys(problems))  # masks may need their images, which can't be read either
+    return CaseFacts(case, image, label, grid, tuple(problems), undeclared, values, counts, anatomy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,8 @@ class _Thin:
             return None
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         steps = np.clip(np.rint(4 / spacing_mm), 1, np.array(voxels.stored.shape) // 16 + 1).astype(int)
-        hu = _every(voxels.stored, steps).astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)
+        with np.errstate(over="ignore", invalid="ignore"):
+            hu = _every(voxels.stored, steps).astype(np.float32) * np.float32(voxels.slope) + np.float32(voxels.inter)
         return cls(np.nan_to_num(hu), affine @ np.diag([*steps, 1.0]), voxels.stored.shape, tuple(steps.tolist()))
 
     def classes(self, labels: Voxels, declared: Labels) -> np.ndarray | None:

@@ -3,14 +3,11 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
 from hlfd import plugins
@@ -23,6 +20,7 @@ from hlfd.errors import InputError, collecting
 from hlfd.io import nifti
 from hlfd.io.files import files_below
 from hlfd.labels import Labels
+from hlfd.processes import worker_pool
 from hlfd.progress import progress
 from hlfd.sources import open_source, recognise
 
@@ -132,7 +130,6 @@ _worker_source: DataSource | None = None
 
 def _start_worker(make_source: MakeSource) -> None:
     global _worker_source  # noqa: PLW0603
-    signal(SIGINT, SIG_IGN)  # Ctrl-C is for the parent alone, so nobody else prints a traceback
     _worker_source = make_source()
 
 
@@ -146,11 +143,6 @@ def _examined(source: DataSource, make_source: MakeSource, deep: bool, workers: 
         for case in source.cases:
             yield examine(source, case, deep=deep)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent(make_source, source),))
-    try:
+    with worker_pool(workers, _start_worker, sent(make_source, source)) as pool:
         for future in as_completed([pool.submit(_work, case, deep) for case in source.cases]):
             yield future.result()
-    except BrokenProcessPool:
-        raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -58,5 +58,4 @@ def _texts(same: Sequence[Finding]) -> list[Text]:
 
 
 def _remedy(finding: Finding) -> list[Text]:
-    lines = [f"by default: {finding.by_default}"] + [f"instead: {finding.option}"] * (finding.option is not None)
-    return [Text(line, "dim") for line in lines]
+    return [Text(f"by default: {finding.by_default}", "dim"), Text(f"instead: {finding.option or 'no option'}", "dim")]

@@ -17,11 +17,12 @@ class ImageValues:
     Attributes:
         shape, affine: of the array that was read.
         not_finite: how many are NaN or infinite.
-        minimum, maximum: of the others.
+        minimum, maximum: of the others; inf and -inf where there are none.
         counts: voxels at each HU from `LOW_HU` to `HIGH_HU`, those beyond at the ends.
         digest: hash of the counts from -1024 to 3071 HU: two images that have it in common are one image, whatever
             their orientation and data type. Empty for an image with hardly any values.
         slices: such hashes of the axial slices, without empty ones.
+        swapped: they look like HU with the bytes of each voxel in reverse, and not as they are.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class ImageValues:
     counts: np.ndarray
     digest: str
     slices: frozenset[str]
+    swapped: bool = False
 
     def share(self, low_hu: int, high_hu: int) -> float:
         """Part of the voxels from ``low_hu`` to ``high_hu``, both included, 0 to 1."""
@@ -59,8 +61,8 @@ def describe_image(stored: np.ndarray, affine: np.ndarray, slope: float, inter: 
     total, digests = np.zeros(HIGH_HU - LOW_HU + 1, np.int64), set[str]()
     not_finite, minimum, maximum = 0, np.inf, -np.inf
     for first in range(0, len(slices), _BLOCK):
-        block = np.ascontiguousarray(slices[first : first + _BLOCK]).astype(np.float32)
-        block = block.reshape(len(block), -1) * np.float32(slope) + np.float32(inter)
+        block = np.ascontiguousarray(slices[first : first + _BLOCK])
+        block = _in_hu(block.reshape(len(block), -1), slope, inter)
         finite = np.isfinite(block)
         if not finite.all():
             not_finite += int((~finite).sum())
@@ -73,9 +75,22 @@ def describe_image(stored: np.ndarray, affine: np.ndarray, slope: float, inter: 
             counts = np.bincount(plane, minlength=len(total))
             total += counts
             digests.add(_digest(counts))
+    some = stored[tuple(slice(None, None, n // 64 + 1) for n in stored.shape)]
+    swapped = not _like_hu(_in_hu(some, slope, inter)) and _like_hu(_in_hu(some.byteswap(), slope, inter))
     return ImageValues(
-        stored.shape, affine, not_finite, minimum, maximum, total, _digest(total), frozenset(digests - {""})
+        stored.shape, affine, not_finite, minimum, maximum, total, _digest(total), frozenset(digests - {""}), swapped
     )
+
+
+def _in_hu(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return stored.astype(np.float32) * np.float32(slope) + np.float32(inter)
+
+
+def _like_hu(hu: np.ndarray) -> bool:
+    """Nearly all within what CT has, some soft tissue among it, and more than that."""
+    within, soft = ((low <= hu) & (hu <= high) for low, high in ((LOW_HU, HIGH_HU), (-200, 250)))
+    return bool(within.mean() > 0.99 and soft.mean() > 0.02 and np.ptp(hu[within]) > 100)
 
 
 def _digest(counts: np.ndarray) -> str:

@@ -1,12 +1,11 @@
 """Anybody's label maps: a folder of predictions against a folder of references, in parallel."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from hlfd.evaluation.protocol import evaluate_case
 from hlfd.evaluation.results import CaseResult
 from hlfd.io import nifti
 from hlfd.labels import Labels, values_present
+from hlfd.processes import worker_pool
 from hlfd.progress import progress
 from hlfd.volume import Volume
 
@@ -137,14 +137,12 @@ def _each(work: Callable[[Files], T], pairs: Sequence[Files], workers: int, what
     """Apply ``work`` to every case, in parallel; the results in the order of the cases."""
     done: dict[int, T] = {}
     problems: dict[int, str] = {}
-    with progress(what, len(pairs)) as advance:
-        for index, get in _calls(work, pairs, workers):
+    with progress(what, len(pairs)) as advance, _calls(work, pairs, min(workers, len(pairs))) as calls:
+        for index, get in calls:
             try:
                 done[index] = get()
             except InputError as error:
                 problems[index] = str(error)
-            except BrokenProcessPool:
-                raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
             advance()
     if problems:
         shown = [problems[i] for i in sorted(problems)[:5]]
@@ -152,17 +150,13 @@ def _each(work: Callable[[Files], T], pairs: Sequence[Files], workers: int, what
     return [done[i] for i in range(len(pairs))]
 
 
-def _calls(work: Callable[[Files], T], pairs: Sequence[Files], workers: int) -> Iterator[tuple[int, Callable[[], T]]]:
-    workers = min(workers, len(pairs))
+@contextmanager
+def _calls(
+    work: Callable[[Files], T], pairs: Sequence[Files], workers: int
+) -> Generator[Iterable[tuple[int, Callable[[], T]]]]:
     if workers <= 1:
-        for index, files in enumerate(pairs):
-            yield index, lambda files=files: work(files)
+        yield ((index, partial(work, files)) for index, files in enumerate(pairs))
         return
-    # Ctrl-C is for the parent alone, so nobody else prints a traceback.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal, (SIGINT, SIG_IGN))
-    try:
+    with worker_pool(workers) as pool:
         futures = {pool.submit(work, files): i for i, files in enumerate(pairs)}
-        for future in as_completed(futures):
-            yield futures[future], future.result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        yield ((futures[future], future.result) for future in as_completed(futures))

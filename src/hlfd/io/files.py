@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,34 +78,48 @@ def replacing(path: str | Path, suffix: str = ".tmp") -> Generator[Path]:
     """A temporary path beside ``path`` for the caller to write, which takes the place of ``path`` when the block ends.
 
     The folder is created. A reader sees the old file or the new one, never a part; if the block fails, the temporary
-    file is removed and whatever was at ``path`` stays.
+    file is removed and whatever was at ``path`` stays. Links stay too: what they lead to is replaced. A pipe or a
+    device is written into.
 
     Args:
         path: the file to write.
         suffix: what the temporary name ends in, for writers that go by the name.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    target = path if special else Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = None
     try:
+        beside = None if special else target.parent
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=suffix, dir=beside)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(_mode(path))
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk: say which file
+        if special:
+            with temporary.open("rb") as file, target.open("wb") as into:
+                shutil.copyfileobj(file, into)
+        else:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(_mode(target))
+            os.replace(temporary, target)
+    except OSError as error:
+        if error.errno and (name is None or error.filename in (None, name)):  # a full disk: say which file
             error.filename = str(path)
         raise
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> Path:
-    """Write ``data`` (text as UTF-8) to ``path``, whole or not at all. The folder is created."""
+    """Write ``data`` (text as UTF-8) to ``path``, whole or not at all. The folder is created.
+
+    Names of files that are no UTF-8 have their odd bytes as in ``\\udcfc``, which JSON reads back.
+    """
     with replacing(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
     return Path(path)
 
 

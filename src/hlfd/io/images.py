@@ -1,6 +1,8 @@
 """2D slices in: PNG (8 or 16 bit, grey) and NPY."""
 
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ def read_slice(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             pixels = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory for what the file doesn't hold
         else:
-            with Image.open(path) as image:
+            with _no_bomb(), Image.open(path) as image:
                 if image.mode not in ("L", "I", "I;16", "1"):
                     raise InputError(f"{path}: expected one grey channel, got mode {image.mode}")
                 pixels = np.asarray(image)
@@ -36,6 +38,11 @@ def read_slice(path: Path) -> np.ndarray:
     if not np.isfinite(pixels).all():
         raise InputError(f"{path}: expected finite values, got NaN or infinite ones")
     return pixels
+
+
+def _no_bomb() -> AbstractContextManager[object]:
+    """Within it an image so large that Pillow warns of it is an error."""
+    return warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning)
 
 
 def read_stack(paths: Sequence[Path]) -> Volume:

@@ -6,12 +6,17 @@ orientation is refused: which of them is right, only its author knows.
 
 import gzip
 import math
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.imageglobals import logger
+from nibabel.openers import ImageOpener
 from nibabel.volumeutils import apply_read_scaling
 
 from hlfd.errors import InputError, unreadable
@@ -20,6 +25,7 @@ from hlfd.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
 
+_NIFTI1 = 348  # bytes of its header
 _CHUNK = 1 << 24
 _DEFLATE = 1032  # deflate makes a byte out of at most this many
 
@@ -174,7 +180,8 @@ def _load(path: Path) -> Any:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     try:
-        image: Any = nib.load(path)
+        with _quiet():
+            image: Any = nib.load(path)
         if nib.Nifti1Pair not in type(image).__mro__:
             raise TypeError(f"it is a {type(image).__name__}")
         if min(image.shape, default=0) < 0:
@@ -183,11 +190,38 @@ def _load(path: Path) -> Any:
         size, proxy = stored.stat().st_size, image.dataobj
         needed = proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize
     except Exception as error:  # a damaged header makes nibabel raise anything
+        if apart := _two_orders(path):
+            raise InputError(f"{path}: expected one byte order in the header, {apart}") from None
         raise unreadable(path, "a whole NIfTI file", error) from None
     if needed > (size * _DEFLATE if stored.suffix.lower() == ".gz" else size):
         said = f"its header says {' x '.join(map(str, image.shape))} voxels of {proxy.dtype} ({needed} bytes)"
         raise InputError(f"{path}: expected a whole NIfTI file, {said}, and it has {size} bytes")
     return image
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """What nibabel mends in a header, it says in lines that name no file."""
+    before = logger.level
+    logger.setLevel("CRITICAL")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _two_orders(path: Path) -> str | None:
+    """How the byte order of a header's length and of its number of axes differ, by which nibabel goes; None: alike."""
+    try:
+        with ImageOpener(str(path)) as file:
+            start = file.read(42)
+        orders = [struct.unpack(f"{order}i36xh", start) for order in "<>"]
+    except Exception:  # it can't be read at all
+        return None
+    for (length, _), (_, axes), order, other in ((*orders, "little", "big"), (*orders[::-1], "big", "little")):
+        if length == _NIFTI1 and 1 <= axes <= 7:
+            return f"its length (sizeof_hdr) is {order}-endian, its shape (dim) {other}-endian"
+    return None
 
 
 def _spatial(path: Path, header: Header, channel: int | None) -> tuple[int, ...]:
@@ -222,8 +256,10 @@ def _read(
     if compact and (whole := _whole_hu(stored, header.slope, header.inter)) is not None:
         return _volume(path, whole, header)
     slope, inter = (np.float32(v) if dtype is np.float32 else np.float64(v) for v in (header.slope, header.inter))
-    voxels = apply_read_scaling(stored, slope, inter)
-    return _volume(path, np.asarray(voxels if dtype is None else voxels.astype(dtype, copy=False)), header)
+    with np.errstate(over="ignore", invalid="ignore"):  # who reads looks for infinite values
+        voxels = apply_read_scaling(stored, slope, inter)
+        voxels = np.asarray(voxels if dtype is None else voxels.astype(dtype, copy=False))
+    return _volume(path, voxels, header)
 
 
 def _whole_hu(stored: np.ndarray, slope: float, inter: float) -> np.ndarray | None:

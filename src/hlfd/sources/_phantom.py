@@ -2,9 +2,8 @@
 
 import gzip
 import json
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from hlfd.errors import InputError
 from hlfd.io.files import write_atomic, write_json
+from hlfd.processes import worker_pool
 from hlfd.sources import _anatomy, _lesions
 from hlfd.sources._canvas import Canvas
 from hlfd.sources._tissue import Scanner, enhancement, pooled, render
@@ -172,17 +172,10 @@ def write_phantom(
             _write_case(root, layout, seed, index, size)
             tell()
         return
-    # Spawn: forking a process that has started threads, as torch does, may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
-        futures = [pool.submit(_write_case, root, layout, seed, index, size) for index in missing]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                tell()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with worker_pool(min(workers, len(missing))) as pool:
+        for future in as_completed([pool.submit(_write_case, root, layout, seed, index, size) for index in missing]):
+            future.result()
+            tell()
 
 
 def _claim(root: Path, wanted: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hlfd.cases import Case, DataSource
-from hlfd.errors import InputError, complain
+from hlfd.errors import InputError, UndeclaredError, complain
 from hlfd.io import dicom, nifti
 from hlfd.io.files import files_below
 from hlfd.labels import BACKGROUND, Labels, LabelValues, RegionNames, Task, for_task, from_names
@@ -157,7 +157,7 @@ class _Reader:
         if not found:
             present = sorted({f"'{segment.label}'" for part in parts for segment in part.segments})
             wanted = ", ".join(f"'{name}'" for name in self.values)
-            raise InputError(f"case {case.id}: expected a segment {wanted}, its SEG has {', '.join(present)}")
+            raise UndeclaredError(f"case {case.id}: expected a segment {wanted}, its SEG has {', '.join(present)}")
         return grid.like(voxels)
 
 

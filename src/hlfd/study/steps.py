@@ -170,10 +170,14 @@ class Workspace:
     def _on_record(self, path: Path, wanted: list[Split]) -> list[Split]:
         if not path.exists():
             write_splits(path, wanted)
-        elif read_splits(path, self.patients, self.without_labels) != wanted:
-            raise InputError(
-                f"{path}: holds another split than the recipe asks for; choose another output or remove it"
-            )
+        elif (kept := read_splits(path, self.patients, self.without_labels)) != wanted:
+            remedy = "choose another output or remove it"
+            if added := {p for s in wanted for p in s.patients} - {p for s in kept for p in s.patients}:
+                remedy = (
+                    f"{len(added)} patients are not in it (first '{min(added)}'): to keep it, and them out of it, set "
+                    "split.file to it; to split anew, choose another output, or remove it if nothing was trained by it"
+                )
+            raise InputError(f"{path}: holds another split than the recipe asks for; {remedy}")
         return wanted
 
     @property

@@ -25,6 +25,14 @@ def constant_image(facts: CaseFacts, _: DataSet) -> Iterator[str]:
         yield f"every voxel is {facts.values.minimum:g}"
 
 
+@check_case("byte-order", "error", "taken as HU, which they are not", "save the file with the other byte order")
+def byte_order(facts: CaseFacts, _: DataSet) -> Iterator[str]:
+    """Values that are HU only with the bytes of each in reverse: header and voxels are in two byte orders."""
+    if facts.values and facts.values.swapped:
+        low, high = facts.values.minimum, facts.values.maximum
+        yield f"values from {low:g} to {high:g}, which look like HU once the bytes of each voxel are swapped"
+
+
 @check_case("not-rescaled", "warning", AS_HU, "set slope and intercept in the file")
 def not_rescaled(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Values as stored by the scanner: HU + 1024."""
@@ -45,7 +53,9 @@ def rescaled_twice(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def not_hu(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Values that can't be HU: scaled, standardised, or without soft tissue."""
     values = facts.values
-    if values is None or _constant(values) or _shifted(values) or _sunken(values) or _grey(values):
+    if values is None or values.swapped or values.minimum >= values.maximum:
+        return
+    if _shifted(values) or _sunken(values) or _grey(values):
         return
     found = f"values from {values.minimum:g} to {values.maximum:g}"
     if values.maximum - values.minimum < 100:
@@ -65,7 +75,9 @@ def grey_values(facts: CaseFacts, _: DataSet) -> Iterator[str]:
 def padding(facts: CaseFacts, _: DataSet) -> Iterator[str]:
     """Values below air."""
     values = facts.values
-    if values and not _sunken(values) and not _constant(values) and values.share(-3072, -1100) > 1e-3:
+    if values is None or values.swapped or _sunken(values) or _constant(values):
+        return
+    if values.share(-3072, -1100) > 1e-3:
         share = 100 * values.share(-3072, -1100)
         yield f"{share:.1f} % of the voxels lie below -1100 HU, down to {values.minimum:g}: padding around the image"
 
@@ -89,9 +101,19 @@ def _sunken(values: ImageValues) -> bool:
     return few and values.share(-1224, -850) > 0.05 and values.share(-3072, -1800) > 0.05
 
 
-@check_case("unknown-labels", "error", REFUSED, "source.labels; kits: source.ignore too")
+@check_case(
+    "unknown-labels",
+    "error",
+    REFUSED,
+    "source.labels",
+    kits=(REFUSED, "source.year (from 2021 there are cysts), source.labels, source.ignore"),
+    slices=(REFUSED, "source.tumor_value, source.labels"),
+    dicom=(REFUSED, "source.organ, source.segments, source.labels, source.tumor_value, source.ignore"),
+)
 def unknown_labels(facts: CaseFacts, data: DataSet) -> Iterator[str]:
-    """Label values that the source doesn't declare."""
+    """Label values, or segments, that the source doesn't declare."""
+    if facts.undeclared:
+        yield facts.undeclared
     if facts.counts is None or not facts.counts.whole or facts.label is None:
         return
     unknown = {v: n for v, n in facts.counts.counts.items() if v not in data.labels.raw}

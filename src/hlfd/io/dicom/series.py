@@ -3,12 +3,8 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
 
 import numpy as np
 
@@ -17,6 +13,7 @@ from hlfd.io.dicom import _geometry
 from hlfd.io.dicom._header import EMPTY, Frame, Header, read_header
 from hlfd.io.dicom._library import hashed, quiet
 from hlfd.io.dicom._tree import Item, items, opened
+from hlfd.processes import worker_pool
 from hlfd.progress import Advance
 
 
@@ -170,19 +167,12 @@ def _headers(files: Sequence[Item], advance: Advance | None = None) -> list[Head
 def _headers_by_part(files: Sequence[Item], advance: Advance | None, workers: int) -> list[Header]:
     headers: list[Header] = []
     parts = [files[first : first + MANY // 8] for first in range(0, len(files), MANY // 8)]
-    try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _deaf_to_ctrl_c) as pool:
-            for part, found in zip(parts, pool.map(_headers, parts), strict=True):
-                headers += found
-                if advance is not None:
-                    advance(len(part))
-    except BrokenProcessPool:
-        raise OSError("a worker was killed, perhaps for lack of memory (try fewer workers)") from None
+    with worker_pool(workers) as pool:
+        for part, found in zip(parts, pool.map(_headers, parts), strict=True):
+            headers += found
+            if advance is not None:
+                advance(len(part))
     return headers
-
-
-def _deaf_to_ctrl_c() -> None:
-    signal(SIGINT, SIG_IGN)  # it is for the parent alone
 
 
 def list_series(path: str | Path) -> list[Series]:
