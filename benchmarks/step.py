@@ -22,7 +22,6 @@ import argparse
 import copy
 import json
 import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +40,7 @@ from hlfd import Distiller, FrozenTeacher, SegmentationLoss, Tapped, plugins
 from hlfd.distill.folding import fold_batch_norms
 from hlfd.distill.losses import ImportanceMapLoss, resize
 from hlfd.distill.projectors import fuse
-from hlfd.machine import keep_freed_memory
+from hlfd.machine import keep_freed_memory, peak_mib
 from hlfd.training.cache import KnowledgeCache
 
 BATCH, CLASSES = 8, 3
@@ -214,7 +213,7 @@ def one_process(teacher: str, student: str, way: str, size: int, images: int, ke
     for _ in range(2):
         features = chosen(image) if way in ("live", "usual") else None
         pupil.step(way, image, target, features)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    print(peak_mib())
 
 
 def memory(teacher: str, student: str, size: int) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ import os
 import platform
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from hlfd.errors import InputError
 
@@ -96,6 +97,35 @@ def keep_freed_memory() -> bool:
     except AttributeError:
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT))
+
+
+def peak_mib() -> float:
+    """The most memory that this process had, MiB.
+
+    Not `getrusage`'s where the system tells better: on Linux that begins with what the process had that started it.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return most / 2**20 if sys.platform == "darwin" else most / 1024
+
+
+def reset_peak_mib() -> float:
+    """Forget the peak so far, where the system can, and give back what was freed, which would hide what comes.
+
+    Returns:
+        the memory in use, MiB.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_mib()
 
 
 @contextmanager

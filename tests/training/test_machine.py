@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from hlfd.data.samples import EpochSampler, Share
 from hlfd.distill.frozen import FrozenTeacher
 from hlfd.errors import InputError
-from hlfd.machine import Machine, first_process, keep_freed_memory, program_start, require_started
+from hlfd.machine import Machine, first_process, keep_freed_memory, peak_mib, program_start, require_started
 from hlfd.segmenter import Segmenter
 from hlfd.training import module as modules
 from hlfd.training.loaders import Loaders
@@ -329,6 +329,14 @@ def test_only_the_first_process_speaks(monkeypatch):
     assert first_process()
     monkeypatch.setenv("SLURM_PROCID", "1")
     assert not first_process()
+
+
+def test_the_peak_is_that_of_the_process_alone():
+    """A large program that starts `hlfd` has no part in what its report says."""
+    large = np.ones(2**26)  # 512 MiB
+    code = [sys.executable, "-c", "from hlfd.machine import peak_mib; print(peak_mib())"]
+    child = float(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
+    assert 5 < child < 256 < large.nbytes / 2**20 < peak_mib()
 
 
 def test_memory_is_kept_where_the_c_library_can():

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hlfd.study.memory import _peak, _reset_peak  # the same measure as in a study's table
+from hlfd import machine
 
 
 def peak_mib(path: Path, way: str, file: Path | None, shape: tuple[int, ...], threads: int) -> float | None:
@@ -54,13 +54,13 @@ def measure(path: str, way: str, file: str | None, shape: list[int], threads: in
         plugins.module("exporters", chosen.exporter).open_file(Path(file), threads)
     torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))  # what is set up once
     image = np.zeros(shape, np.float32)
-    before = _reset_peak()
+    before = machine.reset_peak_mib()
     if file is not None:
         run: Any = plugins.module("exporters", chosen.exporter).open_file(Path(file), threads)
     else:
         run = start(chosen, load(path, threads=threads), None, threads)
     run(image)
-    return max(0.0, _peak() - before)
+    return max(0.0, machine.peak_mib() - before)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import platform
-import resource
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlfd.io.files import write_json
+from hlfd.machine import peak_mib
 
 if TYPE_CHECKING:
     from hlfd.inference.predictor import Predictor
@@ -67,12 +66,6 @@ def is_report(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(known, dict) and {"start_seconds", "peak_memory_mib", "images"} <= known.keys()
-
-
-def peak_mib() -> float:
-    """The most memory that this process had, MiB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return most / 2**20 if sys.platform == "darwin" else most / 1024
 
 
 def _case(number: int, case: "Case") -> dict[str, Any]:

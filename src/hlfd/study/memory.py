@@ -1,15 +1,13 @@
 """What a network takes of memory to segment one slice, measured in a process of its own."""
 
-import contextlib
-import ctypes
-import gc
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+
+from hlfd import machine
 
 
 def peak_mib(models: Mapping[str, Path], size: Sequence[int]) -> dict[str, float]:
@@ -60,33 +58,10 @@ def measure(folder: Path, size: Sequence[int]) -> float:
     with torch.inference_mode():
         once = Segmenter.load(folder).network.eval()  # so that what is imported and set up once is not counted
         once.network(torch.zeros(1, once.in_channels, *padded_size(once, (64,) * once.dims)))
-        before = _reset_peak()
+        before = machine.reset_peak_mib()
         network = Segmenter.load(folder).network.eval()
         network.network(torch.zeros(1, network.in_channels, *padded_size(network, size)))
-        return max(0.0, _peak() - before)
-
-
-def _reset_peak() -> float:
-    """Forget the peak so far, where the system can, and give back what was freed, which would hide what comes.
-
-    Returns:
-        the memory in use, MiB.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> float:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return most / 2**20 if sys.platform == "darwin" else most / 1024
+        return max(0.0, machine.peak_mib() - before)
 
 
 if __name__ == "__main__":
