@@ -93,6 +93,10 @@ def test_a_region_alone_is_a_lesion_if_it_is_called_so(name, expected):
     assert kinds[codes.coded(name).category] == expected  # a SEG's codes say the same
 
 
+def test_a_region_is_a_lesion_whatever_its_class_is_called():
+    assert lesion_regions(Labels({}, {"tumor": (1,)}, ("hcc",))) == ["tumor"]
+
+
 def test_an_empty_map_and_another_order_of_memory():
     empty = np.zeros((3, 4, 5), np.uint8)
     everything = {"largest": {"kidney": 1}, "lesions_inside": True, "smallest_lesion_mm3": 5.0}

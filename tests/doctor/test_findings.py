@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from hlfd.doctor import check_root
 from hlfd.doctor.checks import CHECKS
+from hlfd.doctor.voxels import describe_image
 
 AFFINE = np.array([[0, 0, -5.0, 130], [0, -5.0, 0, 110], [5.0, 0, 0, -75], [0, 0, 0, 1]])  # as in conftest
 
@@ -360,3 +361,10 @@ def test_a_case_that_is_there_twice(sound: Path):
         options = {"patient_of": "case"}  # one patient
         (found,) = check_root(sound, "kits", options, deep=deep, workers=1).findings
         assert (found.code, found.text) == ("duplicate-case", "the same image as case_00000, of the same patient")
+
+
+def test_grey_values_in_the_upper_byte_are_in_no_other_byte_order():
+    grey = np.random.default_rng(0).integers(0, 200, (16, 16, 16)).astype(np.uint16)
+    assert not describe_image(grey << 8, np.eye(4), 1, 0).swapped
+    hu = (60 * np.random.default_rng(0).standard_normal((16, 16, 16))).astype(np.int16)
+    assert describe_image(hu.byteswap(), np.eye(4), 1, 0).swapped

@@ -341,6 +341,27 @@ def test_files_of_the_user_are_left_alone(hlfd, model: Path, images: Path):
     assert hlfd(*one, "-p").code == 0  # its own results may be replaced
 
 
+def test_a_label_map_mended_by_hand_is_passed_over(hlfd, model: Path, images: Path, tmp_path: Path):
+    command = ("predict", "-m", model, "-i", images, "-o", tmp_path / "out")
+    assert hlfd(*command).code == 0
+    mended = save(tmp_path / "out" / "case_0.nii.gz", np.zeros_like(hu()))  # by a program that doesn't say hlfd
+    before = mended.read_bytes()
+    (tmp_path / "out" / "case_1.nii.gz").unlink()
+    ended = hlfd(*command, "--continue")
+    assert (ended.code, ended.out.split()) == (0, [str(tmp_path / "out" / "case_1.nii.gz")])
+    told(hlfd(*command), 2, "case_0.nii.gz: is there and no result")
+    assert mended.read_bytes() == before
+
+
+def test_a_damaged_image_stops_no_other(hlfd, model: Path, images: Path, tmp_path: Path):
+    whole = (images / "case_2.nii.gz").read_bytes()
+    (images / "case_2.nii.gz").write_bytes(whole[:40] + bytes(b ^ 0x5A for b in whole[40:200]) + whole[200:])
+    (images / "folder").mkdir()
+    shutil.copy(images / "case_2.nii.gz", images / "folder")
+    told(hlfd("predict", "-m", model, "-i", images, "-o", tmp_path / "out"), 1, "2 of 4 images failed")
+    assert files(tmp_path / "out") == ["case_0.nii.gz", "case_1.nii.gz"]
+
+
 def test_results_below_the_input_are_no_images(hlfd, model: Path, images: Path):
     command = ("predict", "-m", model, "-i", images, "-s", "-p", "--probabilities")
     assert hlfd(*command, "-o", images / "first").code == 0

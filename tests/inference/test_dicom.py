@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import highdicom
 import nibabel as nib
@@ -236,6 +237,17 @@ def test_with_hashed_names_nothing_tells_of_files_and_folders(hlfd, model: Path,
     reasons = [line for line in ended.err.splitlines() if " of 3: " in line]
     for number, (line, word) in enumerate(zip(reasons, ("NIfTI", "missing slice", "cut off"), strict=True), 1):
         assert line.startswith(f"hlfd: image {number} of 3: ") and word in line
+    (tmp_path / "patient_folder2").mkdir()
+    write_series(tmp_path / "elsewhere" / NAME, scene())
+    first = min((tmp_path / "elsewhere" / NAME).iterdir())
+    first.write_bytes(first.read_bytes()[:900])
+    (tmp_path / "patient_folder2" / "link").symlink_to(tmp_path / "elsewhere")
+    with ZipFile(tmp_path / "patient_folder2" / "a.zip", "w") as packed:
+        for file in (tmp_path / "elsewhere" / NAME).iterdir():
+            packed.write(file, f"{NAME}/{ID}_{file.name}")
+    other = hlfd(*command, "-i", tmp_path / "patient_folder2")
+    assert other.err.count("cut off") == 2
+    nobody_is_named(other.out, other.err)
     alone = hlfd(*command, "-i", source / f"{ID}.nii.gz")
     assert alone.code == 2 and alone.err.startswith("hlfd: image 1 of 1: ")
     nobody_is_named(alone.err)
@@ -265,6 +277,17 @@ def test_a_real_series(hlfd, model: Path, tmp_path: Path, shared_data: Path):
     reference = nib.load(shared_data / "totalsegmentator" / "ct_dicom_segmentation.nii.gz")
     low, high = (nib.affines.apply_affine(reference.affine, c) for c in ((0, 0, 0), np.array(reference.shape) - 1))
     assert (here > np.minimum(low, high) - 1).all() and (here < np.maximum(low, high) + 1).all()
+
+
+def test_a_series_that_speaks_of_hlfd_is_an_image(hlfd, model: Path, tmp_path: Path):
+    write_series(tmp_path / "in", scene(), name="IM{n}.dcm", PatientID="hlfd_001", Manufacturer="hlfd")
+    assert hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", tmp_path / "out", "-f", "seg").code == 0
+    (seg,) = (tmp_path / "out").iterdir()
+    again = hlfd("predict", "-m", model, "-i", tmp_path, "-o", tmp_path / "other", "-f", "both")
+    assert again.code == 0, again.err  # out/ is passed over: a SEG of ours
+    assert len(again.out.split()) == 2
+    assert hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", seg, "-f", "seg").code == 0
+    assert hlfd("predict", "-m", model, "-i", tmp_path / "in", "-o", seg.parent, "-f", "seg").code == 0  # and replaced
 
 
 def test_a_slice_of_the_input_is_not_overwritten(hlfd, model: Path, tmp_path: Path):

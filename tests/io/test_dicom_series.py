@@ -261,6 +261,10 @@ def test_many_files_and_one_that_is_corrupt(tmp_path: Path):
         dicom.read_series(tmp_path)
 
 
+CT_IMAGE, CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
+REPORT, OTHER_REPORT = "1.2.840.10008.5.1.4.1.1.88.22", "1.2.840.10008.5.1.4.1.1.88.33"
+
+
 def test_a_damaged_file_at_the_end_of_the_stack_is_no_shorter_series(tmp_path: Path):
     write_series(tmp_path, name="IM{n}.dcm")
     last = dicom.list_series(tmp_path)[0].files[-1]
@@ -304,12 +308,44 @@ def test_what_lies_among_slices_and_is_none(tmp_path: Path):
     write_series(tmp_path, name="IM{n:04}")
     for name in ("README", "LICENSE", "VERSION", "IM0001.txt", "IM0002.nii.gz"):
         (tmp_path / name).write_text("no image")
-    (tmp_path / "done.txt").touch()
+    for name in ("done.txt", "DONE", "_SUCCESS", "LOCKFILE", "Icon\r"):
+        (tmp_path / name).touch()
     assert not dicom.scan(tmp_path).damaged
     assert dicom.read_series(tmp_path).series.images == 6
-    (tmp_path / "lost").write_bytes(bytes(500))
-    with pytest.raises(InputError, match=r"lost is empty or begins with zeros, among the series' files"):
+    (tmp_path / "IM0999").write_bytes(bytes(500))
+    with pytest.raises(InputError, match=r"IM0999 is empty or begins with zeros, among the series' files"):
         dicom.read_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "tags"),
+    [
+        (CT_IMAGE, {"SOPClassUID": CAPTURE, "Modality": "OT"}),  # what the file's head says of others doesn't count
+        (OTHER_REPORT, {"SOPClassUID": REPORT, "Modality": "SR"}),
+        (CAPTURE, {"SOPClassUID": CAPTURE, "Modality": None}),
+        (CT_IMAGE, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "PixelData": None}),
+    ],
+)
+def test_other_objects_among_slices_do_no_harm(tmp_path: Path, stored_as: str, tags: dict):
+    hu, affine = write_series(tmp_path)
+    path = save(dataset(hu, affine, 0), tmp_path / "other.dcm")
+    data = pydicom.dcmread(path)
+    data.file_meta.MediaStorageSOPClassUID = stored_as
+    for tag, value in tags.items():
+        setattr(data, tag, value) if value else delattr(data, tag)
+    pydicom.dcmwrite(path, data, enforce_file_format=False)
+    assert dicom.read_series(tmp_path).series.images == 6
+
+
+@pytest.mark.parametrize("stored_as", [CAPTURE, "1.2.3"])
+def test_slices_are_what_their_data_set_says(tmp_path: Path, stored_as: str):
+    """Anonymisers and scripts leave another class in the head of the file."""
+    hu, _ = write_series(tmp_path)
+    for path in tmp_path.iterdir():
+        data = pydicom.dcmread(path)
+        data.file_meta.MediaStorageSOPClassUID = stored_as
+        pydicom.dcmwrite(path, data, enforce_file_format=False)
+    assert dicom.read_series(tmp_path).volume.shape == hu.shape
 
 
 def test_a_file_that_went_away(tmp_path: Path):

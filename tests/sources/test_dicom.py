@@ -205,6 +205,14 @@ def test_a_converted_image_is_no_label_map(tmp_path: Path, name: str):
     np.testing.assert_array_equal(source.read_label(case).voxels, blobs(0))
 
 
+def test_a_file_beside_a_series_on_another_grid_is_said(tmp_path: Path):
+    hu, affine = write_series(tmp_path / "p1" / "ct")
+    nifti_for(affine, tmp_path / "p1" / "ct" / "liver.nii.gz", (hu > 100).astype(np.uint8)[..., :-1])
+    source = build(tmp_path)
+    assert [case.label for case in source.cases] == [None]
+    assert any("another grid, and are not taken for label maps: liver.nii.gz" in note for note in source.notes)
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_series_folders_of_one_name(tmp_path: Path, apart: bool):
     labels = tmp_path / "labels" if apart else tmp_path / "root"

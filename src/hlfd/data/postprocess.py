@@ -68,8 +68,7 @@ def lesion_regions(labels: Labels) -> list[str]:
     return [
         name
         for name, own in labels.regions.items()
-        if any(set(own) < other for other in ids)
-        or consists_of_lesions(name, [labels.names[index - 1] for index in own])
+        if any(set(own) < other for other in ids) or consists_of_lesions(name, [])
     ]
 
 

@@ -76,7 +76,9 @@ def describe_image(stored: np.ndarray, affine: np.ndarray, slope: float, inter: 
             total += counts
             digests.add(_digest(counts))
     some = stored[tuple(slice(None, None, n // 64 + 1) for n in stored.shape)]
-    swapped = not _like_hu(_in_hu(some, slope, inter)) and _like_hu(_in_hu(some.byteswap(), slope, inter))
+    turned = some.byteswap()
+    grey = stored.dtype.kind in "iu" and turned.min() >= 0 and turned.max() < 256  # 8 bits, shifted up by 8
+    swapped = not grey and not _like_hu(_in_hu(some, slope, inter)) and _like_hu(_in_hu(turned, slope, inter))
     return ImageValues(
         stored.shape, affine, not_finite, minimum, maximum, total, _digest(total), frozenset(digests - {""}), swapped
     )

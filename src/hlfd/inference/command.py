@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hlfd.errors import InputError, nearest
-from hlfd.inference.inputs import Input, find_inputs
+from hlfd.inference.inputs import Input, find_inputs, names_in
 from hlfd.inference.orientations import Tta
 from hlfd.inference.outputs import Target, Wanted
 from hlfd.inference.report import is_report, write_report
@@ -128,12 +128,9 @@ class Command:
         if not self.hashed_names:
             return text
         number = f"image {inputs.index(case.one) + 1} of {len(inputs)}"
-        below = [file.name for file in path.rglob("*")] if path.is_dir() else []
         text = text.replace(str(path), number)
-        for name in sorted(
-            {*below, *map(_stem, below), *path.relative_to(self.input.parent).parts}, key=len, reverse=True
-        ):
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text) if len(name) > 2 else text
+        for name in sorted({*names_in(path), *path.relative_to(self.input.parent).parts}, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text)
         return text if number in text else f"{number}: {text}"
 
     @staticmethod
@@ -217,10 +214,6 @@ def _region_and_count(text: str) -> tuple[str, int]:
     if not name or (equals and not (count.isdecimal() and int(count) > 0)):
         raise InputError(f"--keep-largest: expected REGION or REGION=COUNT, for example kidney=2, got '{text}'")
     return name, int(count) if equals else 1
-
-
-def _stem(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def _one_line(case: Case) -> str:

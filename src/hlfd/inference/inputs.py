@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Literal
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -131,6 +132,22 @@ def read_input(one: Input, name: str | None, ready: Callable[[str], bool]) -> Im
         raise InputError(f"{one.path}: {error}") from None
     notes = tuple(each.text for each in dicom.problems(series) if each.code in NOTED)
     return Image(name, series.key, volume, series, notes)
+
+
+def names_in(path: Path) -> set[str]:
+    """What files and folders are called in a folder and in its zips, or in a zip, with suffix and without."""
+    files = [path]
+    with suppress(InputError):
+        files += files_below(path) if path.is_dir() else ()
+    inner: list[PurePath] = [file.relative_to(path) for file in files]
+    for file in files:
+        if file.suffix.lower() == ".zip" and file.is_file():
+            with suppress(OSError, BadZipFile), ZipFile(file) as packed:
+                inner += [PurePosixPath(name.replace("\\", "/")) for name in packed.namelist()]
+    names = {part for each in inner for part in each.parts} | {
+        part.partition(".")[0] for each in inner for part in each.parts
+    }
+    return {name for name in names if len(name) > 1 and not (name.isdecimal() and len(name) < 4)}
 
 
 def by_slices(image: Volume) -> Volume:

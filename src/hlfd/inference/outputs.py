@@ -77,7 +77,8 @@ class Target:
                 raise InputError(f"{output}: expected a folder for the results of {len(inputs)} images")
             stem = output.name[: -len(suffix)]
             maps = ".nii.gz" if suffix == ".dcm" else suffix
-            target = cls(output.parent, wanted, stem, maps, resume, named=output)
+            named = output.parent / (stem + suffix)
+            target = cls(output.parent, wanted, stem, maps, resume, named)
         target._require_no_clash(inputs)
         require_writable(target.folder)
         return target
@@ -136,7 +137,8 @@ class Target:
                 within = one.kind == "dicom" and path.exists() and path.resolve().is_relative_to(one.path.resolve())
                 if within or path.resolve() in images:
                     raise InputError(f"{path}: is an image to segment and would be overwritten; choose another output")
-            self.require_replaceable(name)
+            if not self.ready(name):
+                self.require_replaceable(name)
 
 
 def write_label_maps(target: Target, name: str, classes: Volume, labels: Labels) -> Iterator[tuple[str, Path]]:

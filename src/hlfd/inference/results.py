@@ -2,11 +2,15 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 from hlfd.io import nifti
 
 DESCRIP = slice(148, 228)
+PREVIEW = b"tEXtSoftware\0hlfd"
+SEG = b"1.2.840.10008.5.1.4.1.1.66.4"
+MANUFACTURER = b"\x08\0\x70\0LO\x04\0hlfd"
 HEAD = 1 << 14
 
 
@@ -24,6 +28,8 @@ def is_result(path: Path) -> bool:
             return isinstance(known, dict) and {"case", "regions"} <= known.keys()
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             head = file.read(HEAD)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zlib.error):
         return False
-    return head[DESCRIP].startswith(b"hlfd ") if nifti.suffix_of(path) else b"hlfd" in head
+    if nifti.suffix_of(path):
+        return head[DESCRIP].startswith(b"hlfd ")
+    return PREVIEW in head or (SEG in head and MANUFACTURER in head)

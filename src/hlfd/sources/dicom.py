@@ -72,7 +72,7 @@ def build(
         raise InputError(f"segments: expected values among {sorted(meaning.raw)}, got {unknown}")
     tree = _scan(root)
     series = {f"{one.patient}_{one.key}": one for one in tree.series}
-    files = _nifti_labels(root, label_folder, series)
+    files, passed_over = _nifti_labels(root, label_folder, series)
     refer = {} if label_folder is not None else dicom.referring(tree)
     objects = {name: refer[one] for name, one in series.items() if one in refer}
     used = {header.item for headers in objects.values() for header in headers}
@@ -91,6 +91,7 @@ def build(
             )
         label = (files[name],) if name in files else tuple(header.item.path for header in objects.get(name, ()))
         cases.append(Case(name, one.patient, one.files, tuple(dict.fromkeys(label)) or None))
+    labelled = {case.id for case in cases if case.label is not None}
     reader = _Reader(meaning, dict(segments), series, objects, merge=several_segs == "merge")
     return DataSource(
         "dicom",
@@ -99,7 +100,7 @@ def build(
         window_hu,
         reader.image,
         reader.label,
-        _notes(root, objects, stray),
+        _notes(root, objects, stray, [path for path, names in passed_over.items() if not labelled.issuperset(names)]),
         read_grid=reader.grid,
     )
 
@@ -190,18 +191,27 @@ def _grid(series: dicom.Series) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), series.shape), series.affine)
 
 
-def _notes(root: Path, objects: Mapping[str, Sequence[dicom.Header]], stray: Sequence[dicom.Item]) -> tuple[str, ...]:
+def _notes(
+    root: Path, objects: Mapping[str, Sequence[dicom.Header]], stray: Sequence[dicom.Item], passed_over: Sequence[Path]
+) -> tuple[str, ...]:
     several = sum(len(headers) > 1 for headers in objects.values())
     said = [f"{several} series have several SEG objects, whose segments are read together"] if several else []
     said += [f"{len(stray)} SEG objects refer to no series here and are left out"] if stray else []
     packed = sum(item.member is not None and bool(nifti.suffix_of(Path(item.name))) for item in dicom.items(root))
     said += [f"{packed} NIfTI files in zips are not read: unpack label maps beside the series"] if packed else []
+    if passed_over:
+        grid = "lie with a series without labels, on another grid, and are not taken for label maps"
+        more = " and others" if len(passed_over) > 1 else ""
+        said.append(f"{len(passed_over)} NIfTI files {grid}: {passed_over[0].name}{more}")
     return tuple(said)
 
 
-def _nifti_labels(root: Path, apart: Path | None, series: Mapping[str, dicom.Series]) -> dict[str, Path]:
+def _nifti_labels(
+    root: Path, apart: Path | None, series: Mapping[str, dicom.Series]
+) -> tuple[dict[str, Path], dict[Path, list[str]]]:
     """Label maps by case: files that say they are one before others, a series' name before a place, the nearest series
-    of that name, and the one on whose grid it lies. What doesn't say it is a label map may be something else.
+    of that name, and the one on whose grid it lies. What doesn't say it is a label map may be something else: then it
+    is passed over, with the cases beside which it lies.
     """
     folder = root if apart is None else _layouts.require_folder(apart)
     files = [path for path in files_below(folder) if nifti.suffix_of(path)] if folder.is_dir() else []
@@ -219,15 +229,18 @@ def _nifti_labels(root: Path, apart: Path | None, series: Mapping[str, dicom.Ser
         nearest = [name for name in names if shared[name] == max(shared.values())]
         wanted.append((plain, placed, path, nearest))
     found: dict[str, Path] = {}
-    for plain, placed, path, names in sorted(wanted):
+    passed_over: dict[Path, list[str]] = {}
+    for plain, placed, path, near in sorted(wanted):
+        names = near
         if len(names) > 1 or any(name in found for name in names) or (plain and placed):
             try:
-                names = _lying_on(path, {name: series[name] for name in names})  # noqa: PLW2901
+                names = _lying_on(path, {name: series[name] for name in near})
             except InputError as error:
                 complain(str(error))
                 continue
         taken = len(names) == 1 and found.get(names[0])
         if plain and (not names or (taken and _SAYS_LABEL.search(_layouts.stem(taken)))):
+            passed_over[path] = near
             continue
         if len(names) != 1:
             what = "no series it belongs to" if not names else f"{len(names)} series it may belong to"
@@ -236,7 +249,7 @@ def _nifti_labels(root: Path, apart: Path | None, series: Mapping[str, dicom.Ser
             complain(f"{path}: belongs to series {series[names[0]].key} as {taken} does")
         else:
             found[names[0]] = path
-    return found
+    return found, passed_over
 
 
 def _folders(root: Path, series: dicom.Series) -> set[str]:

@@ -1,6 +1,6 @@
 """What the header of one DICOM object says, as far as images and segmentations need it, without its identifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
@@ -165,20 +165,19 @@ def read_header(item: Item, file: IO[bytes]) -> Header | None:
 def _header(item: Item, data: Any, left: int) -> Header | None:
     """The header of a data set after which so many bytes are left for the pixels."""
     meta = data.file_meta
-    classes = {str(uid) for uid in (data.get("SOPClassUID"), meta.get("MediaStorageSOPClassUID")) if uid}
-    modality = str(data.get("Modality") or "")
-    if DIRECTORY in classes:
+    own, stored_as = str(data.get("SOPClassUID") or ""), str(meta.get("MediaStorageSOPClassUID") or "")
+    sop_class, modality = own or stored_as, str(data.get("Modality") or "")
+    if DIRECTORY in (own, stored_as):
         return None
-    is_ct = not classes.isdisjoint(CT)
+    is_ct, may_be_ct = sop_class in CT, not (sop_class and {own, stored_as}.isdisjoint(CT))
     wrong = {
-        "ends before its pixels": is_ct and left <= 0,
-        "has no Modality": not modality,
-        "says that it is two kinds of object": len(classes) > 1,
+        "ends before its pixels": is_ct and left <= 0 and not _is_localizer(data.get("ImageType")),
+        "has no Modality": not modality and (may_be_ct or not own),
+        "says that it is two kinds of object": may_be_ct and modality == "CT" and bool(sop_class) and not is_ct,
         "has no Rows and Columns": is_ct and not (data.get("Rows") and data.get("Columns")),
     }
     if any(wrong.values()):
         return Header(item, "damaged", next(what for what, holds in wrong.items() if holds))
-    sop_class = next(iter(classes), "")
     series, study = (str(data.get(name) or "") for name in ("SeriesInstanceUID", "StudyInstanceUID"))
     common: dict[str, Any] = {
         "series": hashed(series) if series else "",
@@ -190,9 +189,13 @@ def _header(item: Item, data: Any, left: int) -> Header | None:
     if sop_class in SEG:
         return Header(item, "seg", "SEG", uid=uid, references=_references(data), **common)
     if modality != "CT" or (sop_class and not is_ct):
-        what = "CT that is no CT image" if modality == "CT" else modality
+        what = "CT that is no CT image" if modality == "CT" else modality or "no modality"
         return Header(item, "aside", what, **common)
     return Header(item, "image", "CT", frames=tuple(frames_of(item, data, uid, left)), **common)
+
+
+def _is_localizer(kinds: Iterable[Any] | None) -> bool:
+    return any(str(kind).upper() in ("LOCALIZER", "SCOUT") for kind in kinds or ())
 
 
 def frames_of(item: Item, data: Any, uid: str, left: int) -> list[Frame]:
@@ -257,7 +260,7 @@ def _frame(item: Item, data: Any, uid: str, index: int, levels: tuple[Any, ...],
         units=str(find("RescaleType", "PixelValueTransformationSequence") or "").strip().upper(),
         tilt=float(data.get("GantryDetectorTilt") or 0),
         pixel_bytes=pixel_bytes,
-        localizer=any(str(kind).upper() in ("LOCALIZER", "SCOUT") for kind in kinds),
+        localizer=_is_localizer(kinds),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hlfd.errors import InputError
 from hlfd.io.dicom import _geometry
-from hlfd.io.dicom._header import EMPTY, Frame, Header, read_header
+from hlfd.io.dicom._header import Frame, Header, read_header
 from hlfd.io.dicom._library import hashed, quiet
 from hlfd.io.dicom._tree import Item, items, opened
 from hlfd.processes import worker_pool
@@ -136,15 +136,9 @@ def scan(path: str | Path, advance: Advance | None = None, workers: int = 1) -> 
 
 
 def _lost(headers: Iterable[Header], images: Iterable[Header]) -> list[Header]:
-    """What was a slice once: among slices and called like one of them, or without a suffix and anything in it."""
+    """What was a slice once: no DICOM, but among slices and called like one of them."""
     slices = {(image.item.folder, _pattern(image.item.name)) for image in images}
-    folders = {folder for folder, _ in slices}
-
-    def lost(item: Item, what: str) -> bool:
-        nothing = what == EMPTY and "." not in item.name and item.folder in folders
-        return nothing or (item.folder, _pattern(item.name)) in slices
-
-    return [header for header in headers if header.kind == "foreign" and lost(header.item, header.what)]
+    return [h for h in headers if h.kind == "foreign" and (h.item.folder, _pattern(h.item.name)) in slices]
 
 
 def _pattern(name: str) -> str:
