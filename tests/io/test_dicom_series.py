@@ -320,7 +320,7 @@ def test_what_lies_among_slices_and_is_none(tmp_path: Path):
 @pytest.mark.parametrize(
     ("stored_as", "tags"),
     [
-        (CT_IMAGE, {"SOPClassUID": CAPTURE, "Modality": "OT"}),  # what the file's head says of others doesn't count
+        (CT_IMAGE, {"SOPClassUID": CAPTURE, "Modality": "MR"}),  # what the file's head says of others doesn't count
         (OTHER_REPORT, {"SOPClassUID": REPORT, "Modality": "SR"}),
         (CAPTURE, {"SOPClassUID": CAPTURE, "Modality": None}),
         (CT_IMAGE, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "PixelData": None}),
