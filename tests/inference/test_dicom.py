@@ -222,7 +222,7 @@ def test_a_series_that_can_not_be_used(hlfd, model: Path, tmp_path: Path, tags, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_with_hashed_names_nothing_tells_of_files_and_folders(hlfd, model: Path, tmp_path: Path):
+def test_with_hashed_names_nothing_tells_of_files_and_folders(hlfd, model: Path, tmp_path: Path, monkeypatch):
     """Folders and files called after patients: a reason says which image, and what is wrong with it, without them."""
     source = tmp_path / "patient_folder"
     write_series(source / f"{NAME}_1", scene(), skip=(4,))
@@ -248,6 +248,10 @@ def test_with_hashed_names_nothing_tells_of_files_and_folders(hlfd, model: Path,
     other = hlfd(*command, "-i", tmp_path / "patient_folder2")
     assert other.err.count("cut off") == 2
     nobody_is_named(other.out, other.err)
+    monkeypatch.chdir(source / f"{NAME}_1")
+    here = hlfd(*command, "-i", ".")
+    assert here.err.startswith("hlfd: image 1 of 1: ") and "1 missing slice: 5.00 mm between" in here.err
+    nobody_is_named(here.err)
     alone = hlfd(*command, "-i", source / f"{ID}.nii.gz")
     assert alone.code == 2 and alone.err.startswith("hlfd: image 1 of 1: ")
     nobody_is_named(alone.err)

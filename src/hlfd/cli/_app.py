@@ -9,7 +9,6 @@ from hlfd.errors import InputError, nearest
 
 app = typer.Typer(
     name="hlfd",
-    help="Turn a large CT segmentation network into a small one, without losing the tumour. Research use only.",
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,7 +30,7 @@ def _whole(
         bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    """Turn a large CT segmentation network into a small one, without losing the tumour. Research use only."""
 
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML), see recipes/.")]

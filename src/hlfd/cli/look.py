@@ -108,7 +108,7 @@ def taps(
         bool, typer.Option("--all", help="Show every module that runs, not only the taps.")
     ] = False,
 ) -> None:
-    """Show a network's taps, where it is read out. And which methods can distil from it and into it."""
+    """Show a network's taps, where it is read out. Says which methods can distil from it and into it."""
     from rich.console import Console
 
     from hlfd.study.taps import overview, show

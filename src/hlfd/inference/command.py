@@ -128,7 +128,7 @@ class Command:
         if not self.hashed_names:
             return text
         number = f"image {inputs.index(case.one) + 1} of {len(inputs)}"
-        text = text.replace(str(path), number)
+        text = re.sub(rf"(?<![\w/.]){re.escape(str(path))}(?![\w.])", number, text)
         for name in sorted({*names_in(path), *path.relative_to(self.input.parent).parts}, key=len, reverse=True):
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text)
         return text if number in text else f"{number}: {text}"

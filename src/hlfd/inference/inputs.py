@@ -144,9 +144,8 @@ def names_in(path: Path) -> set[str]:
         if file.suffix.lower() == ".zip" and file.is_file():
             with suppress(OSError, BadZipFile), ZipFile(file) as packed:
                 inner += [PurePosixPath(name.replace("\\", "/")) for name in packed.namelist()]
-    names = {part for each in inner for part in each.parts} | {
-        part.partition(".")[0] for each in inner for part in each.parts
-    }
+    parts = {part for each in inner for part in each.parts}
+    names = parts | {part.partition(".")[0] for part in parts}
     return {name for name in names if len(name) > 1 and not (name.isdecimal() and len(name) < 4)}
 
 

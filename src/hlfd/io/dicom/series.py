@@ -98,8 +98,8 @@ MANY = 4000
 def scan(path: str | Path, advance: Advance | None = None, workers: int = 1) -> Tree:
     """Read all headers in a folder and the folders in it, in zips, or in one file; no pixels.
 
-    Files that aren't DICOM and DICOMDIRs are passed over, unless they are called like the slices they lie among or hold
-    nothing; localizers, other modalities and reports are counted.
+    Files that aren't DICOM and DICOMDIRs are passed over, unless they are called like the slices they lie among;
+    localizers, other modalities and reports are counted.
 
     Args:
         path: folder, zip or file.
