@@ -49,6 +49,15 @@ def on_noise() -> Evidence:
 @pytest.fixture(scope="module")
 def bundle(trained, evidence, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "discs"
+    facts = {"seed": 0, "best_validation_dice": 0.7, "patients": {"train": 3, "validation": 1}}
+    described = (
+        trained.network_name,
+        trained.network_options,
+        trained.preprocess,
+        trained.labels,
+        trained.learned_from,
+    )
+    trained = Segmenter(trained.network, *described, facts)
     return export(trained, path, to="monai-bundle", evidence=evidence, evaluation=EVALUATION).path
 
 
